@@ -1,0 +1,51 @@
+"""The attacks there are: one literal, nothing imported until it is asked for.
+
+Third parties add theirs by the entry-point group `fl_audit.attacks`
+(`my_attack = "my_package.my_module:ATTACK"`).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+
+from fl_audit.attack_spec import AttackSpec
+from fl_audit.errors import InputError, UnknownNameError
+from fl_audit.factories import load_attribute
+
+ATTACKS = {
+    "cosine": "attacks.federated.cosine:ATTACK",
+    "label_counts": "attacks.reconstruction.labels:ATTACK",
+    "linear_inversion": "attacks.reconstruction.linear:ATTACK",
+    "loss_threshold": "attacks.membership.loss_threshold:ATTACK",
+    "row_space": "attacks.federated.row_space:ATTACK",
+}
+
+_GROUP = "fl_audit.attacks"
+
+
+@cache
+def known_attacks() -> dict[str, str]:
+    """Name -> "module:ATTACK", third parties included. Ours win where names clash."""
+    return {e.name: e.value for e in entry_points(group=_GROUP)} | ATTACKS
+
+
+def load_attack(name: str) -> AttackSpec:
+    """Import one attack.
+
+    Raises:
+        UnknownNameError: If no attack has that name.
+        InputError: If a third party's entry point is not an attack.
+    """
+    if name not in known_attacks():
+        raise UnknownNameError("attack", name, known_attacks())
+    path = known_attacks()[name]
+    spec = load_attribute(path, f"attack {name!r}")
+    if not isinstance(spec, AttackSpec):
+        raise InputError(
+            f"attack {name!r}",
+            path,
+            f"is a {type(spec).__name__}, not an AttackSpec",
+            "Let the entry point name an fl_audit.attack_spec.AttackSpec.",
+        )
+    return spec

@@ -1,0 +1,129 @@
+"""What an attack declares about itself, what it is given, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from fl_audit.errors import InputError
+from fl_audit.records import Records
+from fl_audit.threat_model import NOTHING_KNOWN, Knowledge, Observation
+from fl_audit.trace.view import TraceView
+
+Kind = Literal["membership", "estimate", "reconstruction", "synthetic"]
+
+
+class AttackSettings(BaseModel):
+    """Base of an attack's settings table; the attack's own fields follow in a subclass."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttackInput:
+    """Everything an attack may use. None of it tells who is a member.
+
+    Attributes:
+        view: What the threat model grants of the trace.
+        settings: An instance of the attack's `settings` class.
+        rng: The attack's own generator, seeded from the run's seed and the attack's label.
+        candidates: The records to score (membership attacks).
+        auxiliary: Records of the same distribution, none of them audited; None unless granted.
+        device: "cpu" or "cuda".
+    """
+
+    view: TraceView
+    settings: Any
+    rng: np.random.Generator
+    candidates: Records | None = None
+    auxiliary: Records | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MembershipScores:
+    """One score per candidate, shape (n,), float64; higher = more likely a member."""
+
+    scores: NDArray[np.float64]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reconstruction:
+    """What one client update of one round gave back.
+
+    Attributes:
+        round: Server round of the update.
+        client: Client that sent it.
+        inputs: Reconstructed model inputs, shape (b, ...), or None if the attack gives none.
+        label_counts: Reconstructed number of examples per class, shape (classes,), or None.
+    """
+
+    round: int
+    client: int
+    inputs: NDArray[np.float64] | None = None
+    label_counts: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reconstructions:
+    """All claims of a reconstruction attack. An update it makes no claim about is not in it."""
+
+    targets: tuple[Reconstruction, ...]
+    notes: tuple[str, ...] = ()
+
+
+AttackOutput = MembershipScores | Reconstructions
+
+
+@dataclass(frozen=True, slots=True)
+class AttackSpec:
+    """An attack: its name, what it needs, and the function that runs it.
+
+    Attributes:
+        name: Registry name, `snake_case`.
+        kind: What it gives back.
+        requires: What its adversary must see.
+        knows: What its adversary must know.
+        run: Pure function from what it is given to what it found.
+        reference: Where the method comes from (URL or citation).
+        summary: One line for tables.
+        settings: Its settings table, with defaults for every field.
+    """
+
+    name: str
+    kind: Kind
+    requires: Observation
+    run: Callable[[AttackInput], AttackOutput]
+    reference: str
+    summary: str
+    knows: Knowledge = NOTHING_KNOWN
+    settings: type[AttackSettings] = AttackSettings
+
+
+def check_member_scores(scores: NDArray[np.float64], expected: int, label: str) -> None:
+    """Refuse scores of the wrong shape or with values that cannot be ranked.
+
+    Raises:
+        InputError: Naming the first offending record.
+    """
+    if scores.shape != (expected,):
+        raise InputError(
+            label,
+            scores.shape,
+            f"an attack gives one score per candidate ({expected},)",
+            "Return a float64 array with one entry per candidate.",
+        )
+    bad = np.flatnonzero(~np.isfinite(scores))
+    if bad.size:
+        raise InputError(
+            label,
+            float(scores[bad[0]]),
+            f"score of candidate row {bad[0]} is not finite",
+            "Scores must be finite; check the trace for NaN updates.",
+        )

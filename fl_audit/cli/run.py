@@ -1,0 +1,54 @@
+"""`fl-audit run`: simulate a federation with an adversary, and report what leaked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fl_audit.cli.console import console, error_console, print_results, progress_bar
+
+
+def run(
+    scenario: Annotated[Path, typer.Argument(help="Scenario, a TOML file.")],
+    out: Annotated[Path, typer.Option(help="Run directory to create.")],
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key: federation.rounds=3."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete a run that stands at --out.")
+    ] = False,
+) -> None:
+    """Simulate a federation with an adversary, attack what it saw, and write a report."""
+    run_and_show(scenario, out=out, overrides=override or [], overwrite=overwrite)
+
+
+def run_and_show(scenario: Path, *, out: Path, overrides: list[str], overwrite: bool) -> None:
+    """Run a scenario file with a progress bar; print results and where the report is."""
+    from simulations.run import run_scenario
+    from simulations.scenario import load_scenario
+
+    loaded = load_scenario(scenario, overrides)
+    try:
+        with progress_bar() as progress:
+            report = run_scenario(loaded, out=out, overwrite=overwrite, progress=progress)
+    except KeyboardInterrupt:
+        if (out / "run.json").exists():
+            error_console.print(
+                f"Interrupted. What was recorded is kept: fl-audit report {out}", markup=False
+            )
+        raise
+    print_results(report.attacks)
+    for problem in report.run.problems:
+        where = (
+            problem.where if problem.round is None else f"{problem.where}, round {problem.round}"
+        )
+        error_console.print(f"problem in {where}: {problem.message}", markup=False)
+    print_page(out / "report.html")
+
+
+def print_page(page: Path) -> None:
+    """Say where the report is, on a line of its own that a terminal does not fold."""
+    console.print(f"Report: {page.resolve()}", markup=False, highlight=False, soft_wrap=True)

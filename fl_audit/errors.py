@@ -1,0 +1,78 @@
+"""Errors a person can act on: the name, its value, the rule it broke, and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+_UNSAFE = re.compile(
+    # terminal escape sequences, control characters, and the invisible marks that reorder text
+    r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
+_MAX_TEXT = 500
+
+
+class AuditError(Exception):
+    """Base of every error that fl-audit raises on purpose."""
+
+
+class InputError(AuditError, ValueError):
+    """A value from outside breaks a rule.
+
+    Args:
+        name: What is wrong, as the user wrote it (`federation.clients`).
+        value: The offending value.
+        rule: The rule it broke, as a clause ("must be at least 2").
+        remedy: What to do about it, as a sentence.
+    """
+
+    def __init__(self, name: str, value: object, rule: str, remedy: str) -> None:
+        self.name, self.value, self.rule, self.remedy = name, value, rule, remedy
+        super().__init__(f"{name} = {shorten(value)}: {rule}. {remedy}")
+
+
+class UnknownNameError(InputError):
+    """A name that is not in a list of known names."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        guess = did_you_mean(name, known)
+        super().__init__(
+            kind, name, f"unknown {kind}", f"{guess}Known: {', '.join(known) or '(none)'}"
+        )
+        # the words of DESIGN.md: unknown attack 'lria'. Did you mean 'lira'? Known attacks: ...
+        self.args = (f"unknown {kind} {name!r}. {self.remedy}",)
+
+
+class ObservationError(InputError):
+    """An attack asks for something that the threat model does not grant."""
+
+
+class TraceError(InputError):
+    """A recorded trace cannot be trusted or read."""
+
+
+class RunDirectoryError(InputError):
+    """A run directory cannot be created, opened or written."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "Did you mean 'x'? " for the closest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"Did you mean {close[0]!r}? " if close else ""
+
+
+def clean_text(text: object, limit: int = _MAX_TEXT) -> str:
+    """Text from outside (an error reason, a metric name) made safe for a terminal or a page.
+
+    Escape sequences, control characters and bidirectional marks become spaces; the result is cut
+    to `limit` characters.
+    """
+    cleaned = " ".join(_UNSAFE.sub(" ", str(text)).split())
+    return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"
+
+
+def shorten(value: object) -> str:
+    """`repr(value)`, cleaned and cut to the length of one line."""
+    return clean_text(repr(value), 120)

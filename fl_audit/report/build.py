@@ -1,0 +1,154 @@
+"""From a run directory to a report: reads what was recorded and found, computes nothing new."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from fl_audit.errors import RunDirectoryError, TraceError, clean_text
+from fl_audit.game import has_game, read_game
+from fl_audit.report.model import (
+    AuditReport,
+    GameSummary,
+    NotTested,
+    ReconstructionImage,
+    RoundSummary,
+    TraceSummary,
+)
+from fl_audit.results import AnyAttackRecord, ReconstructionRecord
+from fl_audit.run_directory import RunDirectory
+from fl_audit.trace import RoundIndex, Trace
+
+_MAX_IMAGES = 24
+_KINDS = ("membership", "reconstruction", "unavailable")
+_RECORDS: TypeAdapter[AnyAttackRecord] = TypeAdapter(AnyAttackRecord)
+
+
+def build_report(run: RunDirectory, *, not_tested: Sequence[Mapping[str, str]]) -> AuditReport:
+    """Collect a run's manifest, trace index and results.
+
+    An interrupted run gives a report of what there is.
+
+    Raises:
+        RunDirectoryError, TraceError: If a file is damaged.
+    """
+    attacks = read_results(run)
+    images = {a.label: _images(run, a) for a in attacks if isinstance(a, ReconstructionRecord)}
+    return AuditReport(
+        run=run.read_manifest(),
+        trace=_trace(run),
+        game=_game(run),
+        attacks=attacks,
+        images={label: found for label, found in images.items() if found},
+        not_tested=[NotTested.model_validate(dict(entry)) for entry in not_tested],
+    )
+
+
+def read_results(run: RunDirectory) -> list[AnyAttackRecord]:
+    """Every result saved in results/: membership first, then reconstruction, by label.
+
+    Raises:
+        RunDirectoryError: If one is damaged.
+    """
+    records = []
+    for path in sorted(run.results.glob("*.json")):
+        try:
+            records.append(_RECORDS.validate_python(json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, ValidationError) as error:
+            raise RunDirectoryError(
+                f"results/{path.name}",
+                clean_text(error, 200),
+                "the file is damaged or of another version",
+                f"Delete it and run `fl-audit attack --attack {path.stem}` again.",
+            ) from error
+    return sorted(records, key=lambda record: (_KINDS.index(record.kind), record.label))
+
+
+def _trace(run: RunDirectory) -> TraceSummary | None:
+    if not run.trace.is_dir():
+        return None
+    trace = Trace.open(run.trace)
+    size = sum(path.stat().st_size for path in run.trace.rglob("*") if path.is_file())
+    return TraceSummary(
+        digest=trace.digest(),
+        rounds=[_round(trace.round(number)) for number in trace.rounds],
+        megabytes=round(size / 1e6, 3),
+    )
+
+
+def _round(index: RoundIndex) -> RoundSummary:
+    usable = [r for r in index.replies if r.arrays is not None and r.is_finite]
+    return RoundSummary(
+        round=index.round,
+        state=index.state,
+        sampled=len(index.sampled),
+        replied=sum(r.arrays is not None for r in index.replies),
+        failed=len(index.replies) - len(usable),
+    )
+
+
+def _game(run: RunDirectory) -> GameSummary | None:
+    if not has_game(run):
+        return None
+    game = read_game(run)
+    return GameSummary(
+        rules=game.rules,
+        num_candidates=len(game.candidates),
+        num_null=len(game.null),
+        num_auxiliary=len(game.auxiliary),
+    )
+
+
+def _images(run: RunDirectory, record: ReconstructionRecord) -> list[ReconstructionImage]:
+    if record.arrays_file is None:
+        return []
+    try:
+        arrays = load_file(run.results / record.arrays_file)
+    except (OSError, SafetensorError) as error:
+        raise TraceError(
+            f"results/{record.arrays_file}",
+            clean_text(error),
+            "the file is missing or damaged",
+            f"Run `fl-audit attack --attack {record.attack}` again.",
+        ) from error
+    baseline = _png(arrays.get("baseline"))
+    images: list[ReconstructionImage] = []
+    for key in sorted(k for k in arrays if k.endswith("/reconstruction")):
+        place = key.removesuffix("/reconstruction")
+        server_round, client = (int(part.rpartition("_")[2]) for part in place.split("/"))
+        originals = arrays.get(f"{place}/original")
+        for row, found in enumerate(arrays[key]):
+            picture = _png(found)
+            if picture is None:
+                continue
+            images.append(
+                ReconstructionImage(
+                    round=server_round,
+                    client=client,
+                    reconstruction_png=picture,
+                    original_png=None if originals is None else _png(originals[row]),
+                    baseline_png=baseline,
+                )
+            )
+    return images[:_MAX_IMAGES]
+
+
+def _png(image: NDArray[np.generic] | None) -> str | None:
+    """An image (channels, height, width) in [0, 1] as PNG, or None if it is no picture."""
+    if image is None or image.ndim != 3 or image.shape[0] not in (1, 3):
+        return None
+    from PIL import Image  # comes with matplotlib
+
+    pixels = np.clip(image.astype(np.float64) * 255, 0, 255).round().astype(np.uint8)
+    picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,144 @@
+"""What an audit says: estimates with intervals, and one record per attack."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from fl_audit.records import Records
+
+
+class Record(BaseModel):
+    """Base of everything that is written to a file: frozen, no unknown fields, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Estimate(Record):
+    """A number with its interval. A point estimate alone is not a result."""
+
+    value: float
+    low: float
+    high: float
+    confidence: float = Field(gt=0, lt=1, description="Coverage of [low, high], e.g. 0.95")
+    n: int = Field(gt=0, description="Independent trials behind the estimate")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Estimate:
+        if not self.low <= self.value <= self.high:
+            raise ValueError(f"estimate {self.value} lies outside [{self.low}, {self.high}]")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class Curve(Record):
+    """Points of a ROC curve, thinned for drawing; numbers are never computed from it."""
+
+    fpr: list[float]
+    tpr: list[float]
+
+
+class MembershipMetrics(Record):
+    """How well a score tells members from non-members."""
+
+    num_members: int = Field(gt=0)
+    num_non_members: int = Field(gt=0)
+    metrics: dict[str, Estimate] = Field(description='"auc", "tpr@fpr=0.01", ...')
+    refused: dict[str, str] = Field(
+        default_factory=dict, description="Metrics that this many records cannot resolve, and why"
+    )
+    roc: Curve
+
+
+class AttackRecord(Record):
+    """What stands in every attack's result, whatever its kind."""
+
+    schema_version: Literal[1] = 1
+    label: str = Field(description="Unique in a report; the attack's name unless given")
+    attack: str = Field(description="Name in the registry")
+    seed: int
+    settings: dict[str, JsonValue]
+    requires: list[str] = Field(description="Observations the attack used")
+    knows: list[str] = Field(description="Knowledge the attack used")
+    reference: str
+    summary: str
+    rounds: list[int] = Field(description="Rounds of the trace the attack could see")
+    notes: list[str] = Field(default_factory=list)
+
+
+class MembershipRecord(AttackRecord):
+    """Membership inference, beside its null control."""
+
+    kind: Literal["membership"] = "membership"
+    result: MembershipMetrics | None = Field(description="None where no truth is known")
+    null: MembershipMetrics | None = Field(
+        description="The same attack on candidates of which none was trained on; chance = sound"
+    )
+    scores_file: str = Field(description="Parquet with id, label, is_member, score, in results/")
+
+
+class ReconstructionRecord(AttackRecord):
+    """Reconstruction of training data, beside a prior-only baseline."""
+
+    kind: Literal["reconstruction"] = "reconstruction"
+    num_targets: int = Field(description="Client updates the attack made a claim about")
+    metrics: dict[str, Estimate]
+    baseline: dict[str, Estimate] = Field(
+        description="The same metrics for a guess made without the update (mean record, class mix)"
+    )
+    refused: dict[str, str] = Field(default_factory=dict)
+    arrays_file: str | None = Field(description="safetensors with all arrays, in results/")
+
+
+class UnavailableRecord(AttackRecord):
+    """An attack that was asked for and could not give a number: refused, or failed."""
+
+    kind: Literal["unavailable"] = "unavailable"
+    reason: str
+
+
+AnyAttackRecord = Annotated[
+    MembershipRecord | ReconstructionRecord | UnavailableRecord, Field(discriminator="kind")
+]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MembershipResult:
+    """A membership record with the scores it was computed from.
+
+    Attributes:
+        candidates: The records that were scored.
+        scores: Higher = more likely a member, shape (n,).
+        is_member: The truth, shape (n,), or None where it is not known.
+        null_scores: Scores of the null candidates, or None without a null control.
+    """
+
+    record: MembershipRecord
+    candidates: Records
+    scores: NDArray[np.float64]
+    is_member: NDArray[np.bool_] | None
+    null_scores: NDArray[np.float64] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReconstructionResult:
+    """A reconstruction record with its arrays, by name, as they are written to a file."""
+
+    record: ReconstructionRecord
+    arrays: dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UnavailableResult:
+    """An attack that gave no number."""
+
+    record: UnavailableRecord
+
+
+AttackResult = MembershipResult | ReconstructionResult | UnavailableResult

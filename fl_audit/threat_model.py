@@ -1,0 +1,160 @@
+"""Who attacks, what they see, and what they know: the question every audit starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Flag, auto
+from typing import Literal
+
+from fl_audit.errors import ObservationError, UnknownNameError
+
+Adversary = Literal["server", "client", "coalition", "observer"]
+Activity = Literal["honest-but-curious", "malicious"]
+
+
+class Observation(Flag):
+    """What an adversary sees. What one sight implies is in `IMPLIES`."""
+
+    CLIENT_UPDATES = auto()  # every client's reply, each round
+    AGGREGATE = auto()  # only what the clients' updates sum to, each round
+    GLOBAL_MODEL = auto()  # the broadcast model, each round
+    FINAL_MODEL = auto()  # weights of the released model
+    LOGITS = auto()  # answers of the released model, as real numbers
+    LABELS_ONLY = auto()  # answers of the released model, as classes
+    SYNTHETIC_TABLE = auto()  # a table generated from the training data
+
+
+class Knowledge(Flag):
+    """What an adversary knows besides what it sees."""
+
+    LABELS = auto()  # the labels of the candidates
+    LOCAL_TRAINING = auto()  # learning rate, local steps, batch size
+    EXAMPLE_COUNTS = auto()  # how many examples each client trained on
+    AUXILIARY_DATA = auto()  # records of the same distribution, none of them audited
+    BUFFERS = auto()  # non-trainable state, such as batch-norm statistics
+
+
+NOTHING_SEEN = Observation(0)
+NOTHING_KNOWN = Knowledge(0)
+
+IMPLIES = {
+    Observation.CLIENT_UPDATES: Observation.AGGREGATE,
+    Observation.GLOBAL_MODEL: Observation.FINAL_MODEL,
+    Observation.FINAL_MODEL: Observation.LOGITS,
+    Observation.LOGITS: Observation.LABELS_ONLY,
+}
+"""Whoever sees the key sees the value too (a sum can be taken, a model can be queried)."""
+
+
+def flag_names(flags: Flag) -> list[str]:
+    """Names of the set flags in the spelling of scenario files: `CLIENT_UPDATES` is
+    "client-updates"."""
+    return [flag.name.lower().replace("_", "-") for flag in flags if flag.name]
+
+
+def parse_observations(names: list[str]) -> Observation:
+    """Observation flags from their names in a scenario file."""
+    flags = Observation(0)
+    for name in names:
+        flags |= Observation[_member(name, Observation, "observation")]
+    return flags
+
+
+def parse_knowledge(names: list[str]) -> Knowledge:
+    """Knowledge flags from their names in a scenario file."""
+    flags = Knowledge(0)
+    for name in names:
+        flags |= Knowledge[_member(name, Knowledge, "knowledge")]
+    return flags
+
+
+@dataclass(frozen=True, slots=True)
+class ThreatModel:
+    """One adversary: who it is, what it does, sees and knows."""
+
+    who: Adversary
+    activity: Activity = "honest-but-curious"
+    sees: Observation = NOTHING_SEEN
+    knows: Knowledge = NOTHING_KNOWN
+
+    def missing(self, wanted: Observation) -> Observation:
+        """The part of `wanted` that this adversary does not see, after implications."""
+        return wanted & ~_closure(self.sees)
+
+    def require(self, name: str, requires: Observation, knows: Knowledge = NOTHING_KNOWN) -> None:
+        """Refuse `name` unless everything it needs is granted.
+
+        Raises:
+            ObservationError: Naming each missing flag.
+        """
+        missing = flag_names(self.missing(requires)) + flag_names(knows & ~self.knows)
+        if missing:
+            raise ObservationError(
+                name,
+                f"needs {' + '.join(missing)}",
+                f"the threat model ({self.who}, {self.activity}) does not grant "
+                f"{', '.join(missing)}",
+                f"Add {', '.join(repr(flag) for flag in missing)} to threat_model.sees or "
+                "threat_model.knows if the adversary really has it, or leave the attack out.",
+            )
+
+
+_SERVER_KNOWS = (
+    Knowledge.LABELS
+    | Knowledge.LOCAL_TRAINING
+    | Knowledge.EXAMPLE_COUNTS
+    | Knowledge.AUXILIARY_DATA
+    | Knowledge.BUFFERS
+)
+
+PRESETS = {
+    "curious-server": ThreatModel(
+        "server", sees=Observation.CLIENT_UPDATES | Observation.GLOBAL_MODEL, knows=_SERVER_KNOWS
+    ),
+    "secure-aggregation-server": ThreatModel(
+        "server", sees=Observation.AGGREGATE | Observation.GLOBAL_MODEL, knows=_SERVER_KNOWS
+    ),
+    "curious-client": ThreatModel(
+        "client",
+        sees=Observation.AGGREGATE | Observation.GLOBAL_MODEL,
+        knows=Knowledge.LABELS | Knowledge.LOCAL_TRAINING | Knowledge.AUXILIARY_DATA,
+    ),
+    "model-holder": ThreatModel(
+        "observer",
+        sees=Observation.FINAL_MODEL,
+        knows=Knowledge.LABELS | Knowledge.AUXILIARY_DATA,
+    ),
+    "model-user": ThreatModel("observer", sees=Observation.LOGITS, knows=Knowledge.LABELS),
+}
+
+
+def threat_model(
+    preset: str, *, sees: list[str] | None = None, knows: list[str] | None = None
+) -> ThreatModel:
+    """A preset threat model, with what it sees or knows replaced where given.
+
+    Raises:
+        UnknownNameError: If the preset, an observation or a knowledge flag is unknown.
+    """
+    if preset not in PRESETS:
+        raise UnknownNameError("threat model", preset, PRESETS)
+    model = PRESETS[preset]
+    if sees is not None:
+        model = replace(model, sees=parse_observations(sees))
+    if knows is not None:
+        model = replace(model, knows=parse_knowledge(knows))
+    return model
+
+
+def _closure(flags: Observation) -> Observation:
+    for cause, effect in IMPLIES.items():  # ordered: one pass follows a chain
+        if cause in flags:
+            flags |= effect
+    return flags
+
+
+def _member(name: str, flags: type[Flag], kind: str) -> str:
+    member = name.upper().replace("-", "_")
+    if member not in flags.__members__:
+        raise UnknownNameError(kind, name, flag_names(~flags(0)))
+    return member

@@ -1,0 +1,17 @@
+"""Traces: what was seen of a federation, on disk; and views: what an attack may see of it."""
+
+from fl_audit.trace.index import ArraysEntry, ReplyEntry, RoundIndex, TensorEntry
+from fl_audit.trace.reader import Trace
+from fl_audit.trace.view import TraceView
+from fl_audit.trace.writer import Reply, TraceWriter
+
+__all__ = [
+    "ArraysEntry",
+    "Reply",
+    "ReplyEntry",
+    "RoundIndex",
+    "TensorEntry",
+    "Trace",
+    "TraceView",
+    "TraceWriter",
+]

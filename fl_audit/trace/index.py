@@ -1,0 +1,115 @@
+"""The index of a trace: one small JSON file a round, beside the arrays it vouches for.
+
+    trace/round_0001/round.json            this file's models
+    trace/round_0001/broadcast.safetensors the global model that clients received
+    trace/round_0001/client_3.safetensors  what client 3 replied, as it arrived
+    trace/round_0001/aggregate.safetensors what the strategy made of the replies
+
+File names follow from (round, party) and are never read from the index, so that an index cannot
+point outside its directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from fl_audit.results import Record
+
+SCHEMA_VERSION = 1
+Metric = float | int | str | list[float | int | str]
+
+
+class TensorEntry(Record):
+    """What an array must look like when it is read."""
+
+    dtype: str
+    shape: list[int]
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the bytes in C order")
+
+
+class ArraysEntry(Record):
+    """One safetensors file, or a promise that another round's file holds the same arrays."""
+
+    tensors: dict[str, TensorEntry]
+    file_sha256: str | None = Field(description="None if the arrays stand in `same_as_aggregate`")
+    same_as_aggregate: int | None = Field(
+        default=None, ge=1, description="Round whose aggregate is this broadcast, stored once"
+    )
+
+
+class ReplyEntry(Record):
+    """What one client answered."""
+
+    client: int = Field(ge=0)
+    arrays: ArraysEntry | None = Field(description="None if the client sent none that can be read")
+    num_examples: Metric | None = Field(description="As claimed by the client, whatever it is")
+    metrics: dict[str, Metric]
+    is_finite: bool = Field(description="Every array holds finite numbers only")
+    error_code: int | None = None
+    error_reason: str | None = None
+
+
+class RoundIndex(Record):
+    """One round, as far as it got."""
+
+    schema_version: Literal[1] = 1
+    round: int = Field(ge=1)
+    state: Literal["sent", "replied", "aggregated"]
+    sampled: list[int] = Field(description="Clients that were sent the model")
+    broadcast: ArraysEntry
+    replies: list[ReplyEntry] = Field(default_factory=list)
+    aggregate: ArraysEntry | None = None
+    metrics: dict[str, Metric] = Field(default_factory=dict, description="As aggregated")
+
+    def reply(self, client: int) -> ReplyEntry | None:
+        """The reply of one client, if there is one."""
+        return next((r for r in self.replies if r.client == client), None)
+
+
+def plain_metric(value: object) -> Metric:
+    """A metric as JSON can hold it: NaN and infinities become the words "nan", "inf", "-inf"."""
+    if isinstance(value, list):
+        return [_plain_number(item) for item in value]
+    return _plain_number(value)
+
+
+def digest(rounds: list[RoundIndex]) -> str:
+    """sha256 over arrays, counts, errors and (round, client) keys of a trace.
+
+    It does not cover node ids, message ids, error texts, times or versions, so that two runs with
+    one seed have one digest.
+    """
+    content = [
+        {
+            "round": r.round,
+            "sampled": sorted(r.sampled),
+            "broadcast": _tensors(r.broadcast),
+            "replies": [
+                [q.client, _tensors(q.arrays), q.num_examples, q.metrics, q.error_code]
+                for q in sorted(r.replies, key=lambda q: q.client)
+            ],
+            "aggregate": _tensors(r.aggregate),
+        }
+        for r in rounds
+    ]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _tensors(entry: ArraysEntry | None) -> list[list[object]] | None:
+    if entry is None:
+        return None
+    return [[name, t.dtype, t.shape, t.sha256] for name, t in sorted(entry.tensors.items())]
+
+
+def _plain_number(value: object) -> float | int | str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

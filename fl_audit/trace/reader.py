@@ -1,0 +1,207 @@
+"""Reading a trace: lazily, tensor by tensor, and never more than the index vouches for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from fl_audit.errors import TraceError, clean_text
+from fl_audit.files import sha256_array, sha256_file
+from fl_audit.trace.index import SCHEMA_VERSION, ArraysEntry, RoundIndex, digest
+from fl_audit.trace.writer import round_directory
+
+Party = Literal["broadcast", "aggregate"] | int
+_ROUND = re.compile(r"^round_(\d{4,9})$")
+
+
+class LazyArrays(Mapping[str, NDArray[np.generic]]):
+    """Named arrays that are read, and checked against their digest, when they are asked for."""
+
+    def __init__(self, names: list[str], load: Callable[[str], NDArray[np.generic]]) -> None:
+        self._names, self._load = names, load
+
+    def __getitem__(self, name: str) -> NDArray[np.generic]:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._load(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class Trace:
+    """A recorded trace. Attacks never take one: they take a `TraceView`.
+
+    Opening reads the small index files only. A round that was interrupted stays readable as far
+    as it got.
+    """
+
+    def __init__(self, directory: Path, indices: list[RoundIndex]) -> None:
+        self.directory = directory
+        self._indices = {index.round: index for index in indices}
+
+    @classmethod
+    def open(cls, directory: Path) -> Trace:
+        """Open the `trace/` folder of a run directory.
+
+        Raises:
+            TraceError: If there is no trace, or an index is damaged or of a newer schema.
+        """
+        if not directory.is_dir():
+            raise TraceError(
+                "trace",
+                str(directory),
+                "there is no such folder",
+                "Give the run directory that `fl-audit run --out` or CuriousStrategy wrote.",
+            )
+        numbers = sorted(
+            int(match[1]) for path in directory.iterdir() if (match := _ROUND.match(path.name))
+        )
+        indices = [
+            _read_index(round_directory(directory, number), number)
+            for number in numbers
+            if (round_directory(directory, number) / "round.json").exists()  # else: killed before
+        ]
+        return cls(directory, indices)
+
+    @property
+    def rounds(self) -> tuple[int, ...]:
+        """Recorded round numbers, ascending."""
+        return tuple(self._indices)
+
+    def round(self, server_round: int) -> RoundIndex:
+        """The index of one round.
+
+        Raises:
+            TraceError: If the round was not recorded.
+        """
+        if server_round not in self._indices:
+            raise TraceError(
+                "round",
+                server_round,
+                "this round was not recorded",
+                f"Recorded rounds: {list(self.rounds)}.",
+            )
+        return self._indices[server_round]
+
+    def arrays(self, server_round: int, party: Party) -> LazyArrays | None:
+        """The arrays of one party in one round, or None if it sent none.
+
+        Args:
+            server_round: Round number, from 1.
+            party: "broadcast", "aggregate" or a client.
+        """
+        entry = self._entry(server_round, party)
+        if entry is None:
+            return None
+        path = self._path(server_round, party, entry)
+        return LazyArrays(list(entry.tensors), lambda name: _read_tensor(path, name, entry))
+
+    def digest(self) -> str:
+        """sha256 over what was seen; equal for two runs with one seed. Reads the index only."""
+        return digest(list(self._indices.values()))
+
+    def verify(self) -> list[str]:
+        """Check every file and every tensor; one line a finding, none if all is well."""
+        findings = []
+        for index in self._indices.values():
+            clients = [r.client for r in index.replies if r.arrays is not None]
+            parties: list[Party] = ["broadcast", "aggregate", *clients]
+            for party in parties:
+                findings += self._verify_party(index.round, party)
+        return findings
+
+    def _verify_party(self, server_round: int, party: Party) -> list[str]:
+        entry = self._entry(server_round, party)
+        if entry is None:
+            return []
+        path = self._path(server_round, party, entry)
+        try:
+            if entry.file_sha256 is not None and sha256_file(path) != entry.file_sha256:
+                return [f"{_short(path)}: the file's sha256 differs from the index"]
+            for name in entry.tensors:
+                _read_tensor(path, name, entry)
+        except (TraceError, OSError) as error:
+            return [clean_text(error)]
+        return []
+
+    def _entry(self, server_round: int, party: Party) -> ArraysEntry | None:
+        index = self.round(server_round)
+        if party == "broadcast":
+            return index.broadcast
+        if party == "aggregate":
+            return index.aggregate
+        reply = index.reply(party)
+        return None if reply is None else reply.arrays
+
+    def _path(self, server_round: int, party: Party, entry: ArraysEntry) -> Path:
+        if entry.same_as_aggregate is not None:
+            server_round, party = entry.same_as_aggregate, "aggregate"
+        name = f"client_{party}" if isinstance(party, int) else party
+        return round_directory(self.directory, server_round) / f"{name}.safetensors"
+
+
+def _read_index(directory: Path, number: int) -> RoundIndex:
+    path = directory / "round.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise TraceError(
+            f"{_short(path)} schema_version",
+            version,
+            f"this fl-audit reads up to version {SCHEMA_VERSION}",
+            "Upgrade fl-audit to read this trace.",
+        )
+    try:
+        index = RoundIndex.model_validate(content)
+    except ValidationError as error:
+        raise _damaged(path, error) from error
+    if index.round != number:
+        raise _damaged(path, f"it says round {index.round}")
+    return index
+
+
+def _read_tensor(path: Path, name: str, entry: ArraysEntry) -> NDArray[np.generic]:
+    expected = entry.tensors[name]
+    try:
+        with safe_open(path, framework="numpy") as file:
+            array: NDArray[np.generic] = file.get_tensor(name)
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise _damaged(path, error) from error
+    found = (str(array.dtype), list(array.shape), sha256_array(array))
+    if found != (expected.dtype, expected.shape, expected.sha256):
+        raise TraceError(
+            f"{_short(path)} tensor {clean_text(name)!r}",
+            found,
+            f"the index says {(expected.dtype, expected.shape, expected.sha256)}",
+            "The file was changed or damaged after recording. Use an undamaged copy, or record "
+            "the run again.",
+        )
+    return array
+
+
+def _damaged(path: Path, why: object) -> TraceError:
+    return TraceError(
+        _short(path),
+        clean_text(why),
+        "the file is missing, truncated or damaged",
+        "Restore it from a copy, or record the run again.",
+    )
+
+
+def _short(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"

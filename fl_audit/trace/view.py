@@ -1,0 +1,234 @@
+"""A view: what the threat model grants of a trace, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_audit.errors import InputError, TraceError
+from fl_audit.local_training import LocalTraining, LocalTrainings
+from fl_audit.threat_model import NOTHING_SEEN, Knowledge, Observation, ThreatModel
+from fl_audit.trace.index import RoundIndex
+from fl_audit.trace.reader import LazyArrays, Trace
+
+ModelBuilder = Callable[[], Any]
+"""Builds the (untrained) torch module that the arrays of the trace belong to."""
+
+
+class TraceView:
+    """What one adversary sees of a trace.
+
+    Every accessor first checks that the threat model grants it, and raises `ObservationError`
+    naming the missing flag otherwise. Replies that cannot be used (errors, other shapes than the
+    model's, NaN) are left out of `clients` and listed in `unusable`.
+
+    Args:
+        trace: The recorded trace.
+        threat_model: The adversary.
+        model: Builds the architecture. An adversary that sees weights knows what they belong to.
+        local_training: How the clients train, if it was recorded.
+        up_to: Last round to show; all rounds by default.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        threat_model: ThreatModel,
+        *,
+        model: ModelBuilder | None = None,
+        local_training: LocalTrainings | None = None,
+        up_to: int | None = None,
+    ) -> None:
+        self._trace = trace
+        self._local_training = local_training
+        self._model = model
+        self.threat_model = threat_model
+        self._rounds = {
+            number: trace.round(number)
+            for number in trace.rounds
+            if up_to is None or number <= up_to
+        }
+        if not self._rounds:
+            raise TraceError(
+                "trace",
+                str(trace.directory.name),
+                "no round was recorded",
+                "Run at least one round before attacking it.",
+            )
+        self._usable = {n: _usable_clients(index) for n, index in self._rounds.items()}
+
+    @property
+    def rounds(self) -> tuple[int, ...]:
+        """Recorded round numbers, ascending."""
+        return tuple(self._rounds)
+
+    def clients(self, server_round: int) -> tuple[int, ...]:
+        """Clients with a usable update in this round, ascending. Needs CLIENT_UPDATES."""
+        self._require("clients", Observation.CLIENT_UPDATES)
+        return tuple(c for c, why in self._usable[server_round].items() if why is None)
+
+    @property
+    def unusable(self) -> list[str]:
+        """One line for each reply that no attack can use. Needs CLIENT_UPDATES."""
+        self._require("unusable", Observation.CLIENT_UPDATES)
+        return [
+            f"round {number}, client {client}: {why}"
+            for number, clients in self._usable.items()
+            for client, why in clients.items()
+            if why is not None
+        ]
+
+    def global_model(self, server_round: int) -> Mapping[str, NDArray[np.generic]]:
+        """The model that clients received in this round. Needs GLOBAL_MODEL."""
+        self._require("global_model", Observation.GLOBAL_MODEL)
+        return self._arrays(server_round, "broadcast")
+
+    def client_model(self, server_round: int, client: int) -> Mapping[str, NDArray[np.generic]]:
+        """What a client replied in this round, as it arrived. Needs CLIENT_UPDATES."""
+        self._require("client_model", Observation.CLIENT_UPDATES)
+        return self._arrays(server_round, client)
+
+    def client_update(self, server_round: int, client: int) -> Mapping[str, NDArray[np.float64]]:
+        """Client minus global parameters, float64, read one tensor at a time.
+
+        Integer arrays (batch-norm counters) are left out. Needs CLIENT_UPDATES and GLOBAL_MODEL.
+        """
+        before, after = self.global_model(server_round), self.client_model(server_round, client)
+        tensors = self._rounds[server_round].broadcast.tensors
+        names = [name for name, t in tensors.items() if t.dtype.startswith(("float", "bfloat"))]
+        return _Update(names, before, after)
+
+    def aggregate(self, server_round: int) -> Mapping[str, NDArray[np.generic]] | None:
+        """The next global model, or None if this round kept the old one. Needs AGGREGATE."""
+        self._require("aggregate", Observation.AGGREGATE)
+        return self._trace.arrays(server_round, "aggregate")
+
+    def num_examples(self, server_round: int, client: int) -> float:
+        """How many examples a client says it trained on. Needs EXAMPLE_COUNTS.
+
+        Raises:
+            InputError: If the client claimed no positive number.
+        """
+        self.threat_model.require("num_examples", NOTHING_SEEN, Knowledge.EXAMPLE_COUNTS)
+        reply = self._rounds[server_round].reply(client)
+        count = None if reply is None else reply.num_examples
+        if not isinstance(count, int | float) or count <= 0:
+            raise InputError(
+                f"num-examples of client {client} in round {server_round}",
+                count,
+                "a positive number of examples is needed",
+                "Leave this client or round out.",
+            )
+        return float(count)
+
+    def local_training(self, client: int) -> LocalTraining:
+        """Learning rate, steps and batch size of a client. Needs LOCAL_TRAINING.
+
+        Raises:
+            InputError: If the run did not record it.
+        """
+        self.threat_model.require("local_training", NOTHING_SEEN, Knowledge.LOCAL_TRAINING)
+        if self._local_training is None:
+            raise InputError(
+                "local_training",
+                None,
+                "this run did not record how its clients train",
+                "Give CuriousStrategy(local_training=...), or use an attack that needs none.",
+            )
+        return self._local_training.of(client)
+
+    def final_model(self) -> Mapping[str, NDArray[np.generic]]:
+        """The global model after the last visible round. Needs FINAL_MODEL."""
+        self._require("final_model", Observation.FINAL_MODEL)
+        return self._final()
+
+    def architecture(self) -> Any:
+        """A fresh, untrained torch module of the model. Needs FINAL_MODEL.
+
+        Raises:
+            InputError: If the run does not say what its arrays belong to.
+        """
+        self._require("architecture", Observation.FINAL_MODEL)
+        return self._build()
+
+    def query(self, inputs: NDArray[np.float32], *, device: str = "cpu") -> NDArray[np.float64]:
+        """Logits of the final model, shape (n, classes), float64. Needs LOGITS."""
+        self._require("query", Observation.LOGITS)
+        from fl_audit.trace.query import logits  # torch is not needed to open a view
+
+        return logits(self._build(), self._final(), inputs, device=device)
+
+    def _final(self) -> Mapping[str, NDArray[np.generic]]:
+        for number in reversed(self._rounds):
+            aggregate = self._trace.arrays(number, "aggregate")
+            if aggregate is not None:
+                return aggregate
+        return self._arrays(self.rounds[0], "broadcast")
+
+    def _build(self) -> Any:
+        if self._model is None:
+            raise InputError(
+                "model",
+                None,
+                "this run does not say which architecture its arrays belong to",
+                'Name a factory: --model "my_module:build", or CuriousStrategy(model=...).',
+            )
+        return self._model()
+
+    def _require(self, name: str, observation: Observation) -> None:
+        self.threat_model.require(f"TraceView.{name}", observation)
+
+    def _arrays(self, server_round: int, party: Any) -> LazyArrays:
+        arrays = self._trace.arrays(server_round, party)
+        if arrays is None:
+            raise TraceError(
+                f"client {party} in round {server_round}",
+                None,
+                "it sent no arrays",
+                "Use the clients that TraceView.clients lists.",
+            )
+        return arrays
+
+
+class _Update(Mapping[str, NDArray[np.float64]]):
+    """after - before, tensor by tensor."""
+
+    def __init__(
+        self,
+        names: list[str],
+        before: Mapping[str, NDArray[np.generic]],
+        after: Mapping[str, NDArray[np.generic]],
+    ) -> None:
+        self._names, self._before, self._after = names, before, after
+
+    def __getitem__(self, name: str) -> NDArray[np.float64]:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._after[name].astype(np.float64) - self._before[name].astype(np.float64)
+
+    def __iter__(self) -> Any:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _usable_clients(index: RoundIndex) -> dict[int, str | None]:
+    """Each client that replied, with why its reply cannot be used (None: it can)."""
+    model = {name: t.shape for name, t in index.broadcast.tensors.items()}
+    usable: dict[int, str | None] = {}
+    for reply in sorted(index.replies, key=lambda r: r.client):
+        why = None
+        if reply.error_code is not None:
+            why = f"the client failed ({reply.error_reason or f'code {reply.error_code}'})"
+        elif reply.arrays is None:
+            why = "it sent no arrays"
+        elif {name: t.shape for name, t in reply.arrays.tensors.items()} != model:
+            why = "its arrays do not have the model's names and shapes"
+        elif not reply.is_finite:
+            why = "its arrays hold NaN or infinite values"
+        usable[reply.client] = why
+    return usable

@@ -1,0 +1,202 @@
+"""From a scenario to data: each client's records, the game's candidates, and the truth.
+
+Every candidate belongs to a *group* of 1 + `non_members_per_member` records of one class. A lot
+decides which of the group a client trains on; the others are never trained on. So members and
+non-members have the same classes in the same numbers, however uneven the partition is, and an
+attack that merely guesses the class of a client's data gains nothing. Null groups are drawn the
+same way from records that nobody trains on at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_audit.errors import InputError
+from fl_audit.game import GameRules, GameTruth, MembershipGame
+from fl_audit.records import Records
+from simulations.data import Dataset, load_dataset
+from simulations.partitions import partition
+from simulations.scenario import Scenario
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Population:
+    """Everything that a simulated federation is made of.
+
+    Attributes:
+        clients: What each client trains on, by partition id.
+        test: Records to measure utility on; nobody trains on them.
+        game: What attackers are shown.
+        truth: What only the scorer may open.
+    """
+
+    dataset: Dataset
+    clients: list[Records]
+    test: Records
+    game: MembershipGame
+    truth: GameTruth
+
+
+def build_population(scenario: Scenario) -> Population:
+    """Draw the population of a scenario. Same scenario, same population.
+
+    Raises:
+        InputError: If the data set is too small for what the scenario asks.
+    """
+    dataset = load_dataset(scenario.data.name)
+    if scenario.data.random_labels:
+        dataset = _with_random_labels(dataset, scenario.seeds("labels"))
+    rng = scenario.seeds("population")
+    rest = _Deck(rng.permutation(len(dataset.records)), dataset.records.labels)
+    test = rest.deal(scenario.data.test, "data.test")
+    auxiliary = rest.deal(scenario.game.auxiliary, "game.auxiliary")
+    anchors = rest.deal(_num_training(scenario, len(rest)), "data.examples_per_client")
+    labels = dataset.records.labels
+    parts = partition(labels[anchors], scenario.federation.clients, scenario.partition, rng=rng)
+    clients = [anchors[part] for part in parts]
+    drawn = _draw_candidates(scenario, clients, labels, rest, rng)
+    take = dataset.records.take
+    game = MembershipGame(
+        rules=drawn.rules,
+        candidates=take(drawn.candidates),
+        null=take(drawn.null),
+        auxiliary=take(auxiliary),
+        num_classes=dataset.num_classes,
+    )
+    truth = GameTruth(drawn.is_member, drawn.client, drawn.null_is_member)
+    return Population(dataset, [take(rows) for rows in clients], take(test), game, truth)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Drawn:
+    rules: GameRules
+    candidates: Rows
+    is_member: NDArray[np.bool_]
+    client: Rows
+    null: Rows
+    null_is_member: NDArray[np.bool_]
+
+
+class _Deck:
+    """Shuffled rows, dealt from the top, by count or by class."""
+
+    def __init__(self, rows: Rows, labels: Rows) -> None:
+        self._rows, self._labels = rows, labels
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def deal(self, count: int, name: str) -> Rows:
+        """The next `count` rows."""
+        if count > len(self._rows):
+            raise InputError(
+                name,
+                count,
+                f"only {len(self._rows)} records are left to deal",
+                "Ask for fewer test, auxiliary or training records, or use a larger data set.",
+            )
+        dealt, self._rows = self._rows[:count], self._rows[count:]
+        return dealt
+
+    def deal_of_class(self, label: int, count: int) -> Rows | None:
+        """The next `count` rows of one class, or None (and nothing dealt) if there are fewer."""
+        places = np.flatnonzero(self._labels[self._rows] == label)[:count]
+        if len(places) < count:
+            return None
+        dealt = self._rows[places]
+        self._rows = np.delete(self._rows, places)
+        return dealt
+
+
+def _draw_candidates(
+    scenario: Scenario, clients: list[Rows], labels: Rows, rest: _Deck, rng: np.random.Generator
+) -> _Drawn:
+    """Draw groups and lots; `clients` is changed where the lot falls on another record."""
+    others = scenario.game.non_members_per_member
+    holders = sorted(scenario.game.clients or range(len(clients)))
+    slots = [(client, place) for client in holders for place in range(len(clients[client]))]
+    chosen = [slots[i] for i in rng.permutation(len(slots))[: scenario.game.members]]
+    groups: list[Rows] = []
+    lots: list[int] = []
+    holder: list[int] = []
+    for client, place in chosen:
+        anchor = clients[client][place]
+        partners = rest.deal_of_class(int(labels[anchor]), others)
+        if partners is None:
+            continue  # this class is exhausted: the record stays in training, outside the game
+        group = np.concatenate([[anchor], partners])
+        lot = int(rng.integers(len(group)))
+        clients[client][place] = group[lot]
+        groups.append(group)
+        lots.append(lot)
+        holder.append(client)
+    if not groups:
+        raise InputError(
+            "game.non_members_per_member",
+            others,
+            f"no class has {others} records left to be non-members",
+            "Lower data.examples_per_client, data.test or game.non_members_per_member.",
+        )
+    null_groups = _draw_null(groups, labels, rest, others)
+    null_lots = [int(rng.integers(others + 1)) for _ in null_groups]
+    notes = []
+    if len(groups) < len(chosen):
+        notes.append(
+            f"{len(chosen)} groups were asked for; the data set has enough records for "
+            f"{len(groups)}."
+        )
+    if len(null_groups) < len(groups):
+        notes.append(f"The null control has {len(null_groups)} groups instead of {len(groups)}.")
+    width = others + 1
+    return _Drawn(
+        rules=GameRules(
+            decided_by="a fair coin for each pair of records of one class"
+            if others == 1
+            else f"a fair lot among {width} records of one class",
+            seed=scenario.seed,
+            non_members_per_member=others,
+            groups=len(groups),
+            null_groups=len(null_groups),
+            notes=notes,
+        ),
+        candidates=np.concatenate(groups),
+        is_member=_one_hot(lots, width),
+        client=np.repeat(np.asarray(holder, dtype=np.int64), width),
+        null=np.concatenate([*null_groups, np.empty(0, dtype=np.int64)]),
+        null_is_member=_one_hot(null_lots, width),
+    )
+
+
+def _draw_null(groups: list[Rows], labels: Rows, rest: _Deck, others: int) -> list[Rows]:
+    """Groups of the same classes as the game's, as many as the data set still has."""
+    null = []
+    for group in groups:
+        drawn = rest.deal_of_class(int(labels[group[0]]), others + 1)
+        if drawn is not None:
+            null.append(drawn)
+    return null
+
+
+def _one_hot(lots: list[int], width: int) -> NDArray[np.bool_]:
+    chosen = np.zeros((len(lots), width), dtype=np.bool_)
+    chosen[np.arange(len(lots)), lots] = True
+    return chosen.reshape(-1)
+
+
+def _num_training(scenario: Scenario, available: int) -> int:
+    clients, per_client = scenario.federation.clients, scenario.data.examples_per_client
+    if per_client is not None:
+        return clients * per_client
+    # a member needs non-members beside it, and as many again for the null control
+    return available // (2 * (1 + scenario.game.non_members_per_member))
+
+
+def _with_random_labels(dataset: Dataset, rng: np.random.Generator) -> Dataset:
+    records = dataset.records
+    labels = rng.integers(dataset.num_classes, size=len(records))
+    return Dataset(Records(records.ids, records.inputs, labels), dataset.num_classes)

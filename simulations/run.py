@@ -1,0 +1,201 @@
+"""Running a scenario: federation, attacks, report."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from attacks.audit import audit_run, check_attacks, not_tested, parse_attacks
+from attacks.devices import choose_device
+from fl_audit.files import write_text
+from fl_audit.game import Target, write_game, write_targets
+from fl_audit.report.build import build_report
+from fl_audit.report.model import AuditReport
+from fl_audit.run_directory import Problem, RunDirectory, RunManifest, ThreatModelRecord
+from fl_audit.versions import versions
+from simulations.client_app import SCENARIO_KEY, make_client_app, shared_state
+from simulations.defences import build_strategy
+from simulations.engines.local import run_local
+from simulations.population import Population
+from simulations.scenario import Scenario, dump_scenario, load_scenario
+from simulations.server_app import make_server_app
+from simulations.training import batches
+from strategies.recorder import utc_now
+
+Engine = Literal["local"]
+Progress = Callable[[str, int, int], None]
+
+
+def run_scenario(
+    scenario: Scenario | str | Path,
+    *,
+    out: str | Path,
+    engine: Engine = "local",
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> AuditReport:
+    """Run a federation with its adversary, attack what was recorded, and write the report.
+
+    Everything that can be refused is refused before the first round: unknown names, impossible
+    values, attacks that the threat model does not grant.
+
+    Args:
+        scenario: A scenario, or the path of a TOML file.
+        out: The run directory to create.
+        engine: "local": in this process.
+        overwrite: Delete a run directory that stands at `out`.
+        progress: Called with (what, done, total).
+
+    Returns:
+        The report, as written to `out`/report.json.
+
+    Raises:
+        InputError: If the scenario or `out` is refused.
+    """
+    if not isinstance(scenario, Scenario):
+        scenario = load_scenario(scenario)
+    with _quiet_flower():
+        return _run_scenario(scenario, out, engine, overwrite=overwrite, progress=progress)
+
+
+def _run_scenario(
+    scenario: Scenario,
+    out: str | Path,
+    engine: Engine,
+    *,
+    overwrite: bool,
+    progress: Progress | None,
+) -> AuditReport:
+    requests = parse_attacks(scenario.audit.attacks)
+    check_attacks(requests, scenario.threat_model.model())
+    population, manifest = _prepare(scenario, engine)
+    run = RunDirectory.create(Path(out), overwrite=overwrite)
+    write_text(run.scenario_file, dump_scenario(scenario))
+    write_game(run, population.game, population.truth)
+    write_targets(run, _targets(scenario, population))
+    seconds: dict[str, float] = {}
+    with _stage("federation", seconds, run):
+        _run_federation(scenario, run, manifest, progress)
+    with _stage("attacks", seconds, run):
+        audit_run(
+            run.path,
+            attacks=requests,
+            trust_model=True,
+            device=choose_device(scenario.device),
+            progress=progress,
+        )
+    final = run.read_manifest().model_copy(update={"seconds": seconds})
+    run.write_manifest(final)
+    report = build_report(run, not_tested=not_tested([r.spec.name for r in requests]))
+    report.save(run.path)
+    return report
+
+
+def _prepare(scenario: Scenario, engine: Engine) -> tuple[Population, RunManifest]:
+    """Build everything once, so that what cannot work fails before anything is written."""
+    choose_device(scenario.device)
+    build_strategy(scenario.strategy, scenario.defence, scenario.federation)
+    _, population, spec = shared_state(scenario.model_dump_json())
+    manifest = RunManifest(
+        title=scenario.title,
+        created=utc_now(),
+        seed=scenario.seed,
+        engine=engine,
+        versions=versions(),
+        threat_model=ThreatModelRecord.of(scenario.threat_model.model()),
+        strategy=scenario.strategy.model_dump(mode="json"),
+        defence=scenario.defence.model_dump(mode="json"),
+        model=spec,
+        local_training=scenario.training.all(),
+        planned_rounds=scenario.federation.rounds,
+        num_clients=scenario.federation.clients,
+        data={
+            "name": scenario.data.name,
+            "random_labels": scenario.data.random_labels,
+            "partition": scenario.partition.kind,
+            "examples_per_client": [len(records) for records in population.clients],
+            "input_shape": list(population.dataset.input_shape),
+            "num_classes": population.dataset.num_classes,
+            "fraction": scenario.federation.fraction,
+        },
+    )
+    return population, manifest
+
+
+def _run_federation(
+    scenario: Scenario, run: RunDirectory, manifest: RunManifest, progress: Progress | None
+) -> None:
+    rounds = scenario.federation.rounds
+
+    def on_round(server_round: int) -> None:
+        if progress is not None:
+            progress("federation", server_round, rounds)
+
+    if progress is not None:
+        progress("federation", 0, rounds)
+    run_local(
+        make_server_app(run, manifest, on_round=on_round),
+        make_client_app(scenario),
+        num_clients=scenario.federation.clients,
+        run_config={SCENARIO_KEY: scenario.model_dump_json()},
+        seed=scenario.seed,
+    )
+
+
+def _targets(scenario: Scenario, population: Population) -> list[Target]:
+    """What each FedSGD client trains on in each round: the truth of a reconstruction.
+
+    A FedSGD client draws its batch from (seed, round, client) alone, so the draw is repeated here.
+    """
+    trainings = scenario.training.all()
+    targets = []
+    for client, records in enumerate(population.clients):
+        local = trainings.of(client)
+        if local.algorithm != "fedsgd":
+            continue
+        for server_round in range(1, scenario.federation.rounds + 1):
+            rng = scenario.seeds("client", server_round, client)
+            (rows,) = batches(len(records), local, rng=rng)
+            targets.append(Target(server_round, client, records.inputs[rows], records.labels[rows]))
+    return targets
+
+
+@contextmanager
+def _quiet_flower() -> Iterator[None]:
+    """Only Flower's errors: fl-audit shows progress of its own."""
+    logger = logging.getLogger("flwr")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _stage(name: str, seconds: dict[str, float], run: RunDirectory) -> Iterator[None]:
+    """Time a stage; if it ends early, say so in run.json, where the report finds it."""
+    start = time.perf_counter()
+    try:
+        yield
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        if run.manifest_file.exists():
+            manifest = run.read_manifest()
+            what = "interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
+            problem = Problem(where=name, message=f"{name} {what}"[:500])
+            run.write_manifest(
+                manifest.model_copy(
+                    update={
+                        "state": "interrupted" if interrupted else "failed",
+                        "problems": [*manifest.problems, problem],
+                    }
+                )
+            )
+        raise
+    finally:
+        seconds[name] = round(time.perf_counter() - start, 3)

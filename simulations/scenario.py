@@ -1,0 +1,269 @@
+"""The scenario: everything a simulated federation is, from one TOML file.
+
+Unknown keys are refused with a suggestion; every error names the key, its value, the rule and the
+remedy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from fl_audit.errors import InputError, did_you_mean, shorten
+from fl_audit.local_training import LocalTraining, LocalTrainings
+from fl_audit.settings import apply_override
+from fl_audit.threat_model import ThreatModel, threat_model
+
+
+class Table(BaseModel):
+    """Base of every table in a scenario."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Federation(Table):
+    """How many clients train, how often, and how many of them each round."""
+
+    clients: int = Field(default=5, ge=2)
+    rounds: int = Field(default=6, ge=1)
+    fraction: float = Field(default=1.0, gt=0, le=1, description="Share of clients each round")
+
+
+class Data(Table):
+    """Where records come from."""
+
+    name: str = "digits"
+    examples_per_client: int | None = Field(
+        default=40, ge=1, description="On average; all that the game leaves if null"
+    )
+    random_labels: bool = Field(
+        default=False, description="Replace labels by random ones, to make clients memorise"
+    )
+    test: int = Field(default=200, ge=1, description="Records to measure utility on")
+
+
+class Partition(Table):
+    """How records are spread over clients (flwr-datasets partitioners)."""
+
+    kind: Literal["iid", "dirichlet", "by-class"] = "iid"
+    alpha: float = Field(default=0.5, gt=0, description="dirichlet: smaller is more uneven")
+    classes_per_client: int = Field(default=2, ge=1, description="by-class")
+
+
+class Game(Table):
+    """The membership game: lots decide which of several like records is trained on."""
+
+    members: int = Field(default=200, ge=1, description="At most; all there are if fewer")
+    non_members_per_member: int = Field(
+        default=1, ge=1, description="1 is a fair coin between two records of one class"
+    )
+    clients: list[int] | None = Field(default=None, description="Clients that hold candidates")
+    auxiliary: int = Field(default=100, ge=0, description="Records the adversary has of its own")
+
+
+class Model(Table):
+    """The architecture: a built-in name with its settings, or "module:function"."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    name: str = "mlp"
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """All keys but the name."""
+        return dict(self.model_extra or {})
+
+
+class Training(LocalTraining):
+    """Local training, with the clients that differ: `[training.clients.4]`."""
+
+    clients: dict[int, dict[str, JsonValue]] = Field(default_factory=dict)
+
+    def all(self) -> LocalTrainings:
+        """The default and, complete, what differs from it."""
+        base = self.model_dump(exclude={"clients"})
+        return LocalTrainings(
+            default=LocalTraining(**base),
+            clients={
+                k: LocalTraining.model_validate({**base, **v}) for k, v in self.clients.items()
+            },
+        )
+
+    @model_validator(mode="after")
+    def _clients_are_valid(self) -> Training:
+        self.all()
+        return self
+
+
+class Named(Table):
+    """A class of Flower's by name, with its arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, JsonValue]:
+        """All keys but the name."""
+        return dict(self.model_extra or {})
+
+
+class Threat(Table):
+    """The adversary: a preset, with what it sees or knows replaced where given."""
+
+    preset: str = "curious-server"
+    sees: list[str] | None = None
+    knows: list[str] | None = None
+
+    def model(self) -> ThreatModel:
+        """The threat model."""
+        return threat_model(self.preset, sees=self.sees, knows=self.knows)
+
+
+class Audit(Table):
+    """Which attacks run, and when."""
+
+    attacks: list[str | dict[str, JsonValue]] = Field(default_factory=list)
+    every: int = Field(
+        default=0, ge=0, description="Also attack while training goes on, every so many rounds"
+    )
+
+
+class Scenario(Table):
+    """A whole federation with its adversary."""
+
+    title: str = "Federation"
+    seed: int = Field(default=0, ge=0)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    federation: Federation = Federation()
+    data: Data = Data()
+    partition: Partition = Partition()
+    game: Game = Game()
+    model: Model = Model()
+    training: Training = Training()
+    strategy: Named = Named(name="FedAvg")
+    defence: Named = Named(name="none")
+    threat_model: Threat = Threat()
+    audit: Audit = Audit()
+
+    @model_validator(mode="after")
+    def _clients_exist(self) -> Scenario:
+        last = self.federation.clients - 1
+        named = [*(self.game.clients or []), *self.training.clients]
+        for client in named:
+            if not 0 <= client <= last:
+                raise ValueError(
+                    f"client {client} does not exist: federation.clients = {last + 1}, so clients "
+                    f"are 0 to {last}"
+                )
+        return self
+
+    def seeds(self, *path: int | str) -> np.random.Generator:
+        """A generator of its own for each place that draws: same seed and path, same numbers."""
+        words = [word if isinstance(word, int) else _word(word) for word in path]
+        return np.random.default_rng(np.random.SeedSequence([self.seed, *words]))
+
+
+def load_scenario(source: Path | str, overrides: Sequence[str] = ()) -> Scenario:
+    """Read a scenario from a TOML file.
+
+    Args:
+        source: The file.
+        overrides: `key=value` pairs; keys are dotted (`federation.rounds`), values are TOML, and
+            plain text where they are not.
+
+    Raises:
+        InputError: If the file cannot be read, a key is unknown or a value impossible.
+    """
+    path = Path(source)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            "scenario", str(path), f"cannot be read ({error})", "Give the path of a TOML file."
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(
+            "scenario", str(path), f"is not valid TOML ({error})", "Mend the file at that place."
+        ) from error
+    for override in overrides:
+        apply_override(tables, override)
+    return parse_scenario(tables)
+
+
+def parse_scenario(tables: Mapping[str, Any]) -> Scenario:
+    """A scenario from nested tables.
+
+    Raises:
+        InputError: Naming the first key that is unknown or has an impossible value.
+    """
+    try:
+        return Scenario.model_validate(tables)
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def _explain(error: ValidationError) -> InputError:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "scenario"
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(first["loc"][:-1])
+        guess = did_you_mean(str(first["loc"][-1]), known)
+        return InputError(
+            where, first["input"], "unknown key", f"{guess}Known keys here: {', '.join(known)}"
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    return InputError(
+        where,
+        "..." if isinstance(first["input"], dict) else first["input"],
+        message[0].lower() + message[1:],
+        "Change it in the scenario file or with --set.",
+    )
+
+
+def _known_keys(path: Sequence[int | str]) -> list[str]:
+    table: type[BaseModel] = Scenario
+    for name in path:
+        field = table.model_fields.get(str(name))
+        if field is None or not isinstance(field.annotation, type):
+            return sorted(LocalTraining.model_fields)  # training.clients.N
+        if not issubclass(field.annotation, BaseModel):
+            return sorted(LocalTraining.model_fields)
+        table = field.annotation
+    return sorted(table.model_fields)
+
+
+def _word(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big")
+
+
+def dump_scenario(scenario: Scenario) -> str:
+    """The scenario as TOML, complete with defaults."""
+    return "\n".join(_toml("", scenario.model_dump(exclude_none=True))).strip() + "\n"
+
+
+def _toml(prefix: str, table: Mapping[str, Any]) -> list[str]:
+    plain = {k: v for k, v in table.items() if not isinstance(v, Mapping)}
+    lines = [f"{key} = {_toml_value(value)}" for key, value in plain.items()]
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            name = f"{prefix}{key}"
+            lines += ["", f"[{name}]", *_toml(f"{name}.", value)]
+    return lines
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool | int | float | str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{k} = {_toml_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
+    raise InputError("scenario", shorten(value), "has no TOML form", "Use plain values.")

@@ -1,0 +1,75 @@
+"""The server app of a simulated federation: a curious server around any of Flower's strategies."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+
+from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+
+from attacks.devices import choose_device
+from fl_audit.run_directory import RunDirectory, RunManifest, Utility
+from simulations.arrays import load_record, to_record
+from simulations.client_app import SCENARIO_KEY, shared_state
+from simulations.defences import build_strategy
+from simulations.models import seeded
+from simulations.training import evaluate
+from strategies.curious import CuriousStrategy
+from strategies.identify import identify_nodes, wait_for_nodes
+from strategies.recorder import Recorder
+
+RoundCallback = Callable[[int], None]
+
+
+def make_server_app(
+    run: RunDirectory, manifest: RunManifest, *, on_round: RoundCallback | None = None
+) -> ServerApp:
+    """A server app that records into `run`.
+
+    Args:
+        run: An empty run directory.
+        manifest: What is about to run.
+        on_round: Called after each round, for a progress bar.
+    """
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        scenario, population, spec = shared_state(str(context.run_config[SCENARIO_KEY]))
+        nodes = wait_for_nodes(grid, scenario.federation.clients)
+        recorder = Recorder(run, manifest, clients=identify_nodes(grid, nodes))
+        strategy = CuriousStrategy(
+            build_strategy(scenario.strategy, scenario.defence, scenario.federation),
+            trace=recorder,
+            attacks=scenario.audit.attacks,
+            every=scenario.audit.every,
+            trust_model=True,  # the scenario's author names the model
+            on_round=on_round,
+        )
+        model = seeded(spec, seed=int(scenario.seeds("model").integers(2**31)))
+        device = choose_device(scenario.device)
+
+        def utility(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+            load_record(model, arrays)
+            loss, accuracy = evaluate(model, population.test, device=device)
+            model.cpu()
+            entry = Utility(
+                round=server_round,
+                loss=loss if math.isfinite(loss) else None,
+                accuracy=accuracy,
+            )
+            recorder.update(utility=[*recorder.manifest.utility, entry])
+            return MetricRecord({"accuracy": accuracy})
+
+        logging.getLogger("fl_audit").debug("starting %d rounds", scenario.federation.rounds)
+        strategy.start(
+            grid,
+            initial_arrays=to_record(model),
+            num_rounds=scenario.federation.rounds,
+            evaluate_fn=utility,
+        )
+        recorder.update(state="done")
+
+    return app

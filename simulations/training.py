@@ -1,0 +1,70 @@
+"""Honest local training: FedAvg's epochs or FedSGD's single step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fl_audit.local_training import LocalTraining
+from fl_audit.records import Records
+
+
+def batches(
+    num_examples: int, training: LocalTraining, *, rng: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
+    """Rows of each batch of one round, in order. The scorer draws the same ones to know the truth.
+
+    `fedavg`: every example once an epoch, reshuffled. `fedsgd`: one batch without replacement.
+    """
+    size = min(training.batch_size, num_examples)
+    if training.algorithm == "fedsgd":
+        yield rng.permutation(num_examples)[:size]
+        return
+    for _ in range(training.local_epochs):
+        order = rng.permutation(num_examples)
+        for start in range(0, num_examples, size):
+            yield order[start : start + size]
+
+
+def train(
+    model: nn.Module,
+    records: Records,
+    training: LocalTraining,
+    *,
+    rng: np.random.Generator,
+    device: str = "cpu",
+) -> tuple[float, int]:
+    """Train `model` in place by SGD on mean cross-entropy.
+
+    Returns:
+        The mean training loss over the examples seen (nats), and how many different examples.
+    """
+    model.to(device).train()
+    inputs = torch.from_numpy(records.inputs).to(device)
+    labels = torch.from_numpy(records.labels).to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=training.learning_rate)
+    total, seen, rows_seen = 0.0, 0, set[int]()
+    for rows in batches(len(records), training, rng=rng):
+        index = torch.from_numpy(rows).to(device)
+        optimizer.zero_grad(set_to_none=True)
+        loss = nn.functional.cross_entropy(model(inputs[index]), labels[index])
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        total += float(loss.detach()) * len(rows)
+        seen += len(rows)
+        rows_seen.update(rows.tolist())
+    return total / seen, len(rows_seen)
+
+
+def evaluate(model: nn.Module, records: Records, *, device: str = "cpu") -> tuple[float, float]:
+    """Mean cross-entropy (nats) and accuracy (fraction) of `model` in eval mode."""
+    model.to(device).eval()
+    labels = torch.from_numpy(records.labels).to(device)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(records.inputs).to(device))
+    loss = nn.functional.cross_entropy(logits, labels)
+    return float(loss), float((logits.argmax(1) == labels).double().mean())

@@ -1,0 +1,153 @@
+"""The honest-but-curious server: records what it sees, attacks it, and changes nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from attacks.audit import AttackRequest, audit_run, parse_attacks
+from fl_audit.errors import InputError
+from fl_audit.factories import ModelSpec
+from fl_audit.local_training import LocalTrainings
+from fl_audit.run_directory import RunDirectory, RunManifest, ThreatModelRecord
+from fl_audit.threat_model import PRESETS, ThreatModel
+from fl_audit.versions import versions
+from strategies.recorder import Recorder, utc_now
+
+
+class CuriousStrategy(Strategy):
+    """Wrap any Flower strategy, outermost, and record what the server sees.
+
+    Training is not changed: every hook delegates to `inner`, whose arrays, errors and exceptions
+    pass through; an exception in recording or attacking is noted in run.json and in the report.
+    Replies are on disk before `inner` aggregates them.
+
+    Args:
+        inner: The strategy to observe. Wrap a DP wrapper too: `CuriousStrategy(DP(FedAvg()))`
+            sees what arrives, `DP(CuriousStrategy(FedAvg()))` only what DP leaves of it.
+        trace: A run directory to create, or a `Recorder` that has one.
+        attacks: Attacks to run while training goes on: names, or tables of settings.
+        every: Run them after every `every` rounds; 0 = never.
+        clients: Node id -> partition id, where known.
+        model: Which architecture the arrays belong to; attacks that query the model need it.
+        local_training: How clients train; inversion needs it.
+        threat_model: What attacks may use of the trace.
+        seed: Seed of the attacks' generators.
+        trust_model: Import a model factory that is not fl-audit's own (live attacks).
+
+    Raises:
+        InputError: If `inner` drives its own rounds, an attack is unknown, or `trace` is taken.
+    """
+
+    def __init__(
+        self,
+        inner: Strategy,
+        *,
+        trace: str | Path | Recorder,
+        attacks: Sequence[str | Mapping[str, Any]] = (),
+        every: int = 0,
+        clients: Mapping[int, int] | None = None,
+        model: ModelSpec | None = None,
+        local_training: LocalTrainings | None = None,
+        threat_model: ThreatModel = PRESETS["curious-server"],
+        seed: int = 0,
+        trust_model: bool = False,
+        on_round: Callable[[int], None] | None = None,
+    ) -> None:
+        _refuse_own_start(inner)
+        self.inner = inner
+        self._every = every
+        self._requests: list[AttackRequest] = parse_attacks(attacks)
+        self._trust_model = trust_model
+        self._on_round = on_round
+        if isinstance(trace, Recorder):
+            self.recorder = trace
+            return
+        manifest = RunManifest(
+            title=f"Recording of {type(inner).__name__}",
+            created=utc_now(),
+            seed=seed,
+            engine="unknown",
+            versions=versions(),
+            threat_model=ThreatModelRecord.of(threat_model),
+            strategy={"name": type(inner).__name__},
+            defence={"name": "unknown"},
+            model=model,
+            local_training=local_training,
+        )
+        run = RunDirectory.create(Path(trace))
+        self.recorder = Recorder(run, manifest, clients=clients or {})
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever this wrapper lacks, the inner strategy may have."""
+        if name in ("inner", "recorder"):  # not set yet: do not ask for it in a circle
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Delegate, then record what goes out."""
+        messages = list(self.inner.configure_train(server_round, arrays, config, grid))
+        self.recorder.sent(server_round, arrays, messages)
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Record the replies, delegate, record the outcome, and attack if it is time."""
+        messages = list(replies)
+        self.recorder.received(server_round, messages)
+        arrays, metrics = self.inner.aggregate_train(server_round, messages)
+        self.recorder.aggregated(server_round, arrays, metrics)
+        if self._requests and self._every and server_round % self._every == 0:
+            self._attack(server_round)
+        if self._on_round is not None:
+            self._on_round(server_round)
+        return arrays, metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Delegate."""
+        return self.inner.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Delegate."""
+        return self.inner.aggregate_evaluate(server_round, replies)
+
+    def summary(self) -> None:
+        """Delegate, and say that this run is recorded."""
+        self.inner.summary()
+        logging.getLogger("fl_audit").info("recording to %s", self.recorder.run.path)
+
+    def _attack(self, server_round: int) -> None:
+        with self.recorder.guard("attack", server_round):
+            results = audit_run(
+                self.recorder.run.path,
+                attacks=self._requests,
+                up_to=server_round,
+                trust_model=self._trust_model,
+                folder=f"live/round_{server_round:04d}",
+            )
+            for result in results:
+                if result.record.kind == "unavailable":
+                    self.recorder.note("attack", server_round, result.record.reason)
+
+
+def _refuse_own_start(inner: Strategy) -> None:
+    if type(inner).start is not Strategy.start:
+        raise InputError(
+            "inner",
+            type(inner).__name__,
+            "it overrides start(), so its rounds would pass this wrapper unseen",
+            "Move its logic into the configure_/aggregate_ hooks, which a wrapper can see.",
+        )

@@ -1,0 +1,105 @@
+"""Recording that never touches training: what goes wrong here is noted, and training goes on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from flwr.app import ArrayRecord, Message, MetricRecord
+
+from fl_audit.errors import clean_text
+from fl_audit.run_directory import Problem, RunDirectory, RunManifest
+from fl_audit.trace import TraceWriter
+from strategies.messages import arrays_of, content_arrays, first_content, to_reply
+
+logger = logging.getLogger("fl_audit")
+
+
+class Recorder:
+    """Writes what a server sees into a run directory.
+
+    Args:
+        run: An empty run directory.
+        manifest: What is being recorded; written at once and after every problem.
+        clients: Node id -> partition id, where known. Other nodes are recorded by node id.
+    """
+
+    def __init__(
+        self, run: RunDirectory, manifest: RunManifest, *, clients: Mapping[int, int]
+    ) -> None:
+        self.run = run
+        self.manifest = manifest
+        self._clients = dict(clients)
+        self._writer = TraceWriter(run.trace)
+        run.write_manifest(manifest)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What went wrong so far, recording and attacks included."""
+        return self.manifest.problems
+
+    def sent(self, server_round: int, arrays: ArrayRecord, messages: Sequence[Message]) -> None:
+        """Record the broadcast and its recipients."""
+        with self.guard("recording", server_round):
+            content = first_content(messages)
+            broadcast = arrays_of(arrays) if content is None else content_arrays(content)
+            sampled = [self._client(m.metadata.dst_node_id) for m in messages]
+            self._writer.begin_round(server_round, broadcast, sampled)
+
+    def received(self, server_round: int, messages: Sequence[Message]) -> None:
+        """Record every reply; on disk when this returns."""
+        with self.guard("recording", server_round):
+            replies = [to_reply(m, self._client(m.metadata.src_node_id)) for m in messages]
+            self._writer.add_replies(server_round, replies)
+            for reply in replies:
+                if reply.error_code is not None:
+                    failed = f"client {reply.client} failed: {reply.error_reason}"
+                    self.note("client", server_round, failed)
+            for line in self._writer.unfit_replies():
+                self.note("client", server_round, line)
+
+    def aggregated(
+        self, server_round: int, arrays: ArrayRecord | None, metrics: MetricRecord | None
+    ) -> None:
+        """Record what the strategy made of the replies."""
+        with self.guard("recording", server_round):
+            aggregate = None if arrays is None else arrays_of(arrays)
+            self._writer.end_round(server_round, aggregate, dict(metrics or {}))
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of the manifest and write it."""
+        self.manifest = self.manifest.model_copy(update=changes)
+        self.run.write_manifest(self.manifest)
+
+    def note(self, where: str, server_round: int | None, message: str) -> None:
+        """Add a problem to the manifest: the report will say it."""
+        problem = Problem(where=where, round=server_round, message=clean_text(message))
+        logger.warning("%s, round %s: %s", where, server_round, problem.message)
+        self.update(problems=[*self.problems, problem])
+
+    @contextmanager
+    def guard(self, where: str, server_round: int) -> Iterator[None]:
+        """Turn an exception into a problem. Only Ctrl-C and the like pass through."""
+        try:
+            yield
+        except Exception as error:
+            logger.debug("%s failed", where, exc_info=True)
+            self._note_failure(where, server_round, error)
+
+    def _note_failure(self, where: str, server_round: int, error: Exception) -> None:
+        message = f"{where} failed: {type(error).__name__}: {error}"
+        try:
+            self.note(where, server_round, message)
+        except Exception:  # the disk itself may be gone: the log is what is left
+            logger.exception("cannot write run.json")
+
+    def _client(self, node_id: int) -> int:
+        return self._clients.get(node_id, node_id)
+
+
+def utc_now() -> str:
+    """The time of day for run.json; nothing is computed from it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
