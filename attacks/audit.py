@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
@@ -22,6 +20,7 @@ from fl_audit.factories import ModelSpec
 from fl_audit.files import private_directory, write_arrays, write_bytes, write_text
 from fl_audit.game import GameTruth, MembershipGame, has_game, read_game, read_truth
 from fl_audit.local_training import LocalTrainings
+from fl_audit.randomness import derived_rng
 from fl_audit.records import Records
 from fl_audit.report.build import read_results
 from fl_audit.results import (
@@ -140,6 +139,7 @@ def audit_run(
     up_to: int | None = None,
     device: str = "cpu",
     folder: str = "",
+    keep_unavailable: bool = True,
     progress: Progress | None = None,
 ) -> list[AttackResult]:
     """Run attacks on a run directory and save their results in its `results/`.
@@ -151,6 +151,7 @@ def audit_run(
         trust_model: Import the factory that run.json names, even if it is not fl-audit's own.
         up_to: Last round to use.
         folder: Where in `results/`.
+        keep_unavailable: Save attacks that gave no number, too, so that the report names them.
 
     Raises:
         As `audit_trace`; RunDirectoryError or TraceError if the run cannot be read.
@@ -176,7 +177,8 @@ def audit_run(
     for part in Path(folder).parts:
         target = private_directory(target / part)
     for result in results:
-        save_result(result, target)
+        if keep_unavailable or result.record.kind != "unavailable":
+            save_result(result, target)
     return results
 
 
@@ -261,10 +263,7 @@ class _Runner:
 
     def _run(self, candidates: Records | None, part: str) -> AttackOutput:
         """The attack, with a generator of its own for (seed, label, part)."""
-        words = hashlib.sha256(f"{self.request.label}/{part}".encode()).digest()[:8]
-        rng = np.random.default_rng(
-            np.random.SeedSequence([self.seed, int.from_bytes(words, "big")])
-        )
+        rng = derived_rng(self.seed, "attack", self.request.label, part)
         return self.request.spec.run(
             AttackInput(
                 view=self.view,

@@ -7,10 +7,13 @@ import re
 from collections.abc import Iterable
 
 _UNSAFE = re.compile(
-    # terminal escape sequences, control characters, and the invisible marks that reorder text
-    r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+    # terminal escape sequences, control characters, the invisible marks that reorder text, and
+    # halves of surrogate pairs, which no file or terminal can encode
+    r"\x1b\[[0-?]*[ -/]*[@-~]"
+    r"|[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 _MAX_TEXT = 500
+_MAX_CLAUSE = 2000  # a part of an error message: room for a list of known names
 
 
 class AuditError(Exception):
@@ -28,8 +31,12 @@ class InputError(AuditError, ValueError):
     """
 
     def __init__(self, name: str, value: object, rule: str, remedy: str) -> None:
-        self.name, self.value, self.rule, self.remedy = name, value, rule, remedy
-        super().__init__(f"{name} = {shorten(value)}: {rule}. {remedy}")
+        # any part may quote a file or a client, whose text must not reach a terminal as it is
+        self.name, self.rule, self.remedy = (
+            clean_text(part, _MAX_CLAUSE) for part in (name, rule, remedy)
+        )
+        self.value = value
+        super().__init__(f"{self.name} = {shorten(value)}: {self.rule}. {self.remedy}")
 
 
 class UnknownNameError(InputError):
@@ -42,7 +49,7 @@ class UnknownNameError(InputError):
             kind, name, f"unknown {kind}", f"{guess}Known: {', '.join(known) or '(none)'}"
         )
         # the words of DESIGN.md: unknown attack 'lria'. Did you mean 'lira'? Known attacks: ...
-        self.args = (f"unknown {kind} {name!r}. {self.remedy}",)
+        self.args = (f"unknown {kind} {shorten(name)}. {self.remedy}",)
 
 
 class ObservationError(InputError):
@@ -66,8 +73,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def clean_text(text: object, limit: int = _MAX_TEXT) -> str:
     """Text from outside (an error reason, a metric name) made safe for a terminal or a page.
 
-    Escape sequences, control characters and bidirectional marks become spaces; the result is cut
-    to `limit` characters.
+    Escape sequences, control characters, bidirectional marks and lone surrogates become spaces;
+    the result is cut to `limit` characters.
     """
     cleaned = " ".join(_UNSAFE.sub(" ", str(text)).split())
     return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"

@@ -40,6 +40,13 @@ class ModelSpec(Record):
                 f"If you trust it, name it yourself: --model {self.factory}",
             )
         function = load_attribute(self.factory, "model.factory")
+        if not trusted and getattr(function, "__module__", None) != BUILT_IN:
+            raise InputError(  # what that module merely imports is not a model of ours
+                "model.factory",
+                self.factory,
+                f"is not defined in {BUILT_IN}",
+                f"If you trust it, name it yourself: --model {self.factory}",
+            )
         return lambda: function(**self.settings)
 
 
@@ -47,15 +54,16 @@ def load_attribute(path: str, name: str) -> Any:
     """Import `"module:attribute"`.
 
     Raises:
-        InputError: If the module or the attribute is missing.
+        InputError: If the module is missing or fails when it is imported, or if the attribute is
+            missing.
     """
     module, _, attribute = path.partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # an import runs the module's code
         raise InputError(
             name,
             path,
-            f"cannot be imported ({error})",
+            f"cannot be imported ({type(error).__name__}: {error})",
             'Write "module:function"; the module must be importable from here (PYTHONPATH).',
         ) from error

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,22 +13,22 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from fl_audit.errors import TraceError
-from fl_audit.files import private_directory, write_arrays, write_text
+from fl_audit.errors import TraceError, clean_text
+from fl_audit.files import Arrays, private_directory, read_json, write_arrays, write_text
 from fl_audit.records import Records
-from fl_audit.results import Record
+from fl_audit.results import Record, Text
 from fl_audit.run_directory import RunDirectory
 
 
 class GameRules(Record):
     """How inclusion was decided, for the report."""
 
-    decided_by: str
+    decided_by: Text
     seed: int
     non_members_per_member: int = Field(ge=1)
     groups: int = Field(ge=1)
     null_groups: int = Field(ge=0)
-    notes: list[str] = Field(default_factory=list)
+    notes: list[Text] = Field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,7 +69,18 @@ class MembershipGame:
     num_classes: int
 
 
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 _RECORD_SETS = ("candidates", "null", "auxiliary")
+_TARGET = re.compile(r"round_([0-9]+)_client_([0-9]+)")
+# what reading an array file of somebody else can raise; the last two: dtypes numpy does not have
+_DAMAGE = (OSError, ValueError, KeyError, SafetensorError, TypeError, AttributeError)
+
+
+class _GameFile(Record):
+    """game/game.json."""
+
+    rules: GameRules
+    num_classes: int = Field(ge=1)
 
 
 def write_game(run: RunDirectory, game: MembershipGame, truth: GameTruth) -> None:
@@ -77,8 +89,8 @@ def write_game(run: RunDirectory, game: MembershipGame, truth: GameTruth) -> Non
     private_directory(run.truth)
     for name in _RECORD_SETS:
         _write_records(run.game / f"{name}.safetensors", getattr(game, name))
-    rules = {"rules": game.rules.model_dump(), "num_classes": game.num_classes}
-    write_text(run.game / "game.json", json.dumps(rules, indent=1))
+    file = _GameFile(rules=game.rules, num_classes=game.num_classes)
+    write_text(run.game / "game.json", file.model_dump_json(indent=1))
     coins = {
         "is_member": truth.is_member,
         "client": truth.client,
@@ -107,18 +119,13 @@ def read_game(run: RunDirectory) -> MembershipGame:
         TraceError: If a file is missing or damaged.
     """
     try:
-        content = json.loads((run.game / "game.json").read_text(encoding="utf-8"))
+        content = _GameFile.model_validate(read_json(run.game / "game.json"))
         candidates, null, auxiliary = (
-            _read_records(run.game / f"{name}.safetensors") for name in _RECORD_SETS
+            _read_records(run.game / f"{name}.safetensors", content.num_classes)
+            for name in _RECORD_SETS
         )
-        return MembershipGame(
-            GameRules.model_validate(content["rules"]),
-            candidates,
-            null,
-            auxiliary,
-            int(content["num_classes"]),
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        return MembershipGame(content.rules, candidates, null, auxiliary, content.num_classes)
+    except _DAMAGE as error:
         raise _damaged("game", error) from error
 
 
@@ -130,35 +137,59 @@ def read_truth(run: RunDirectory) -> GameTruth:
     """
     try:
         coins = load_file(run.truth / "coins.safetensors")
+        is_member = _vector(coins, "is_member", np.bool_)
+        client = _vector(coins, "client", np.int64)
+        if len(client) != len(is_member):
+            raise ValueError("'client' and 'is_member' differ in length")
         return GameTruth(
-            coins["is_member"],
-            coins["client"],
-            coins["null_is_member"],
+            is_member,
+            client,
+            _vector(coins, "null_is_member", np.bool_),
             tuple(_read_target(p) for p in sorted((run.truth / "targets").glob("*.safetensors"))),
         )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except _DAMAGE as error:
         raise _damaged("game/truth", error) from error
 
 
 def _read_target(path: Path) -> Target:
-    _, server_round, _, client = path.stem.split("_")
+    match = _TARGET.fullmatch(path.stem)
+    if match is None:
+        raise ValueError(f"{path.name!r} names no round and client")
     arrays = load_file(path)
-    return Target(int(server_round), int(client), arrays["inputs"], arrays["labels"])
+    labels = _vector(arrays, "labels", np.int64)
+    return Target(int(match[1]), int(match[2]), _inputs(arrays, len(labels)), labels)
 
 
 def _write_records(path: Path, records: Records) -> None:
     write_arrays(path, {"ids": records.ids, "inputs": records.inputs, "labels": records.labels})
 
 
-def _read_records(path: Path) -> Records:
+def _read_records(path: Path, num_classes: int) -> Records:
     arrays = load_file(path)
-    return Records(arrays["ids"], arrays["inputs"], arrays["labels"])
+    ids, labels = _vector(arrays, "ids", np.int64), _vector(arrays, "labels", np.int64)
+    if ((labels < 0) | (labels >= num_classes)).any():
+        raise ValueError(f"{path.name} has labels outside 0..{num_classes - 1}")
+    return Records(ids, _inputs(arrays, len(labels)), labels)
+
+
+def _vector(arrays: Arrays, name: str, dtype: type[_Scalar]) -> NDArray[_Scalar]:
+    found = arrays[name]
+    if found.dtype != dtype or found.ndim != 1:
+        raise ValueError(f"{name!r} has dtype {found.dtype} and {found.ndim} dimensions")
+    return cast("NDArray[_Scalar]", found)
+
+
+def _inputs(arrays: Arrays, expected: int) -> NDArray[np.float32]:
+    found = arrays["inputs"]
+    if found.dtype != np.float32 or found.shape[:1] != (expected,) or not np.isfinite(found).all():
+        raise ValueError(f"'inputs' are not {expected} finite float32 records")
+    return cast("NDArray[np.float32]", found)
 
 
 def _damaged(name: str, error: Exception) -> TraceError:
     return TraceError(
         name,
-        str(error),
+        clean_text(error),
         "the file is missing, truncated or damaged",
         "Restore it from a copy, or record the run again.",
     )

@@ -7,9 +7,18 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
+from fl_audit.errors import clean_text
 from fl_audit.records import Records
+
+
+def _clean(value: object) -> object:
+    return clean_text(value, 2000) if isinstance(value, str) else value
+
+
+Text = Annotated[str, BeforeValidator(_clean)]
+"""Words for a person, safe for a terminal or a page whoever wrote the file they stand in."""
 
 
 class Record(BaseModel):
@@ -49,8 +58,8 @@ class MembershipMetrics(Record):
 
     num_members: int = Field(gt=0)
     num_non_members: int = Field(gt=0)
-    metrics: dict[str, Estimate] = Field(description='"auc", "tpr@fpr=0.01", ...')
-    refused: dict[str, str] = Field(
+    metrics: dict[Text, Estimate] = Field(description='"auc", "tpr@fpr=0.01", ...')
+    refused: dict[Text, Text] = Field(
         default_factory=dict, description="Metrics that this many records cannot resolve, and why"
     )
     roc: Curve
@@ -60,16 +69,16 @@ class AttackRecord(Record):
     """What stands in every attack's result, whatever its kind."""
 
     schema_version: Literal[1] = 1
-    label: str = Field(description="Unique in a report; the attack's name unless given")
-    attack: str = Field(description="Name in the registry")
+    label: Text = Field(description="Unique in a report; the attack's name unless given")
+    attack: Text = Field(description="Name in the registry")
     seed: int
     settings: dict[str, JsonValue]
-    requires: list[str] = Field(description="Observations the attack used")
-    knows: list[str] = Field(description="Knowledge the attack used")
-    reference: str
-    summary: str
+    requires: list[Text] = Field(description="Observations the attack used")
+    knows: list[Text] = Field(description="Knowledge the attack used")
+    reference: Text
+    summary: Text
     rounds: list[int] = Field(description="Rounds of the trace the attack could see")
-    notes: list[str] = Field(default_factory=list)
+    notes: list[Text] = Field(default_factory=list)
 
 
 class MembershipRecord(AttackRecord):
@@ -80,7 +89,10 @@ class MembershipRecord(AttackRecord):
     null: MembershipMetrics | None = Field(
         description="The same attack on candidates of which none was trained on; chance = sound"
     )
-    scores_file: str = Field(description="Parquet with id, label, is_member, score, in results/")
+    scores_file: str = Field(
+        pattern=r"^[^/\\]+\.parquet$",  # a name, so that it cannot point out of results/
+        description="Parquet with id, label, is_member, score, in results/",
+    )
 
 
 class ReconstructionRecord(AttackRecord):
@@ -88,19 +100,21 @@ class ReconstructionRecord(AttackRecord):
 
     kind: Literal["reconstruction"] = "reconstruction"
     num_targets: int = Field(description="Client updates the attack made a claim about")
-    metrics: dict[str, Estimate]
-    baseline: dict[str, Estimate] = Field(
+    metrics: dict[Text, Estimate]
+    baseline: dict[Text, Estimate] = Field(
         description="The same metrics for a guess made without the update (mean record, class mix)"
     )
-    refused: dict[str, str] = Field(default_factory=dict)
-    arrays_file: str | None = Field(description="safetensors with all arrays, in results/")
+    refused: dict[Text, Text] = Field(default_factory=dict)
+    arrays_file: str | None = Field(
+        pattern=r"^[^/\\]+\.safetensors$", description="safetensors with all arrays, in results/"
+    )
 
 
 class UnavailableRecord(AttackRecord):
     """An attack that was asked for and could not give a number: refused, or failed."""
 
     kind: Literal["unavailable"] = "unavailable"
-    reason: str
+    reason: Text
 
 
 AnyAttackRecord = Annotated[

@@ -7,12 +7,12 @@
     results/          one JSON file an attack, its scores beside it
     report.json/.html the report
 
-Directories are 0700 and files 0600: a trace is personal data.
+Directories are 0700 and files 0600: a trace is personal data. `--overwrite` deletes these names
+only; a run directory that holds anything else is left alone.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import tomllib
 from pathlib import Path
@@ -22,9 +22,9 @@ from pydantic import Field, JsonValue, ValidationError
 
 from fl_audit.errors import RunDirectoryError, clean_text
 from fl_audit.factories import ModelSpec
-from fl_audit.files import private_directory, write_text
+from fl_audit.files import find_special_file, private_directory, read_json, write_text
 from fl_audit.local_training import LocalTrainings
-from fl_audit.results import Record
+from fl_audit.results import Record, Text
 from fl_audit.threat_model import ThreatModel, flag_names, parse_knowledge, parse_observations
 from fl_audit.trace import Trace
 
@@ -59,9 +59,9 @@ class ThreatModelRecord(Record):
 class Problem(Record):
     """Something that went wrong and did not stop the run."""
 
-    where: str
+    where: Text
     round: int | None = None
-    message: str
+    message: Text
 
 
 class Utility(Record):
@@ -76,12 +76,12 @@ class RunManifest(Record):
     """run.json: what was run, by what, and how far it came."""
 
     schema_version: Literal[1] = 1
-    title: str
-    created: str = Field(description="UTC, ISO 8601")
+    title: Text
+    created: Text = Field(description="UTC, ISO 8601")
     state: Literal["running", "done", "interrupted", "failed"] = "running"
     seed: int
-    engine: str
-    versions: dict[str, str]
+    engine: Text
+    versions: dict[Text, Text]
     threat_model: ThreatModelRecord
     strategy: dict[str, JsonValue]
     defence: dict[str, JsonValue] = Field(description="As configured; not a verdict")
@@ -118,17 +118,17 @@ class RunDirectory:
         Raises:
             RunDirectoryError: If the place is taken, or inside a Flower app.
         """
-        path = Path(path).absolute()
-        _refuse_flower_app(path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            _clear(path, overwrite=overwrite)
         try:
+            path = Path(path).resolve()  # a link into a Flower app lies inside it
+            _refuse_flower_app(path)
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                _clear(path, overwrite=overwrite)
             private_directory(path)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
             raise RunDirectoryError(
                 "out",
                 str(path),
-                f"cannot be created ({error.strerror})",
+                f"cannot be created ({getattr(error, 'strerror', None) or error})",
                 "Choose a place that you may write to.",
             ) from error
         return cls(path)
@@ -138,15 +138,22 @@ class RunDirectory:
         """Open an existing run directory.
 
         Raises:
-            RunDirectoryError: If there is none.
+            RunDirectoryError: If there is none, or if something in it is a link: what somebody
+                else made must not have us read, or write, elsewhere.
         """
         run = cls(Path(path).absolute())
-        if not run.manifest_file.is_file():
+        try:
+            if not run.manifest_file.is_file():
+                raise _no_run(path, "it holds no run.json")
+            special = find_special_file(run.path)
+        except OSError as error:
+            raise _no_run(path, f"cannot be read ({error.strerror})") from error
+        if special is not None:
             raise RunDirectoryError(
                 "run directory",
-                str(path),
-                "it holds no run.json",
-                "Give a directory that `fl-audit run --out` or CuriousStrategy wrote.",
+                str(special),
+                "it holds plain files and folders only, and this is a link or a device",
+                "If you made it and trust it, put the file itself in its place.",
             )
         return run
 
@@ -157,7 +164,7 @@ class RunDirectory:
             RunDirectoryError: If it is damaged or of a newer schema.
         """
         try:
-            content = json.loads(self.manifest_file.read_text(encoding="utf-8"))
+            content = read_json(self.manifest_file)
             version = content.get("schema_version", 0)
             if isinstance(version, int) and version > SCHEMA_VERSION:
                 raise RunDirectoryError(
@@ -190,8 +197,21 @@ class RunDirectory:
         return private_directory(self.results) / name
 
 
+_OURS = ("scenario.toml", "trace", "game", "results", "report.json", "report.html", "run.json")
+"""What a run directory holds, in the order of deletion: it stays a run until the last."""
+
+
+def _no_run(path: Path, why: str) -> RunDirectoryError:
+    return RunDirectoryError(
+        "run directory",
+        str(path),
+        why,
+        "Give a directory that `fl-audit run --out` or CuriousStrategy wrote.",
+    )
+
+
 def _clear(path: Path, *, overwrite: bool) -> None:
-    is_run = path.is_dir() and (path / "run.json").is_file()
+    is_run = _is_run(path)
     if not overwrite:
         raise RunDirectoryError(
             "out",
@@ -205,10 +225,35 @@ def _clear(path: Path, *, overwrite: bool) -> None:
         raise RunDirectoryError(
             "out",
             str(path),
-            "--overwrite deletes run directories only, and this holds no run.json",
+            "--overwrite deletes run directories only, and this holds no run.json of fl-audit's",
             "Choose another directory, or empty this one yourself.",
         )
-    shutil.rmtree(path)
+    strangers = sorted(p.name for p in path.iterdir() if p.name.removesuffix(".part") not in _OURS)
+    if strangers:
+        raise RunDirectoryError(
+            "out",
+            str(path),
+            f"fl-audit did not write {strangers[0]!r} in it, so --overwrite deletes nothing",
+            "Move away what is yours, or choose another directory.",
+        )
+    for name in [f"{name}.part" for name in _OURS] + list(_OURS):
+        _delete(path / name)
+
+
+def _is_run(path: Path) -> bool:
+    """Whether run.json is a manifest of ours, of any version: other tools use that name, too."""
+    try:
+        content = read_json(path / "run.json")
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"schema_version", "engine", "threat_model"} <= set(content)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _refuse_flower_app(path: Path) -> None:
@@ -219,12 +264,18 @@ def _refuse_flower_app(path: Path) -> None:
             continue
         try:
             tables = tomllib.loads(project.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # unreadable for us, so unreadable for Flower
+        except (OSError, ValueError, RecursionError):  # unreadable for us, so for Flower
             continue
-        if "app" in tables.get("tool", {}).get("flwr", {}):
+        if _is_table(tables, "tool", "flwr", "app"):
             raise RunDirectoryError(
                 "out",
                 str(path),
                 f"it lies inside the Flower app {folder}, whose files are shipped to every node",
                 "Choose a directory outside the app: a trace holds personal data.",
             )
+
+
+def _is_table(tables: object, *keys: str) -> bool:
+    for key in keys:
+        tables = tables.get(key) if isinstance(tables, dict) else None
+    return isinstance(tables, dict)

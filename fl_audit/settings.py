@@ -41,6 +41,6 @@ def apply_override(tables: dict[str, Any], override: str) -> None:
 def _value(text: str) -> Any:
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # not TOML, or a number or nesting beyond all bounds
         return text
     return parsed["value"] if len(parsed) == 1 else text  # a line break could smuggle in keys

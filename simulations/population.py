@@ -191,6 +191,13 @@ def _one_hot(lots: list[int], width: int) -> NDArray[np.bool_]:
 def _num_training(scenario: Scenario, available: int) -> int:
     clients, per_client = scenario.federation.clients, scenario.data.examples_per_client
     if per_client is not None:
+        if clients * per_client > available:
+            raise InputError(
+                "federation.clients * data.examples_per_client",
+                clients * per_client,
+                f"the data set has {available} records left after data.test and game.auxiliary",
+                "Use fewer clients or fewer examples per client.",
+            )
         return clients * per_client
     # a member needs non-members beside it, and as many again for the null control
     return available // (2 * (1 + scenario.game.non_members_per_member))

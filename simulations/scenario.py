@@ -6,7 +6,6 @@ remedy.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from fl_audit.errors import InputError, did_you_mean, shorten
 from fl_audit.local_training import LocalTraining, LocalTrainings
+from fl_audit.randomness import derived_rng
 from fl_audit.settings import apply_override
 from fl_audit.threat_model import ThreatModel, threat_model
 
@@ -167,8 +167,7 @@ class Scenario(Table):
 
     def seeds(self, *path: int | str) -> np.random.Generator:
         """A generator of its own for each place that draws: same seed and path, same numbers."""
-        words = [word if isinstance(word, int) else _word(word) for word in path]
-        return np.random.default_rng(np.random.SeedSequence([self.seed, *words]))
+        return derived_rng(self.seed, *path)
 
 
 def load_scenario(source: Path | str, overrides: Sequence[str] = ()) -> Scenario:
@@ -238,10 +237,6 @@ def _known_keys(path: Sequence[int | str]) -> list[str]:
             return sorted(LocalTraining.model_fields)
         table = field.annotation
     return sorted(table.model_fields)
-
-
-def _word(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8")).digest()[:8], "big")
 
 
 def dump_scenario(scenario: Scenario) -> str:

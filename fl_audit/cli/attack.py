@@ -52,6 +52,7 @@ def attack(
             attacks=fresh_labels(directory, requests),
             model=spec if model is not None else None,
             device=choose_device(device),
+            keep_unavailable=False,  # a slip of the keyboard must not stay in the report
             progress=progress,
         )
     print_results([result.record for result in results])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -73,7 +74,9 @@ def print_results(records: Sequence[AnyAttackRecord]) -> None:
     """Every figure with its interval beside its control, then what each attack's figures mean."""
     from fl_audit.report.verdict import verdict
 
-    table = Table(title="What the attacks found (95 % intervals)", title_justify="left")
+    table = Table(
+        title="What the attacks found (95 % intervals)", title_justify="left", box=SIMPLE_HEAD
+    )
     for heading in ("attack", "figure", "found", "control"):
         table.add_column(heading, no_wrap=True)
     for record in records:

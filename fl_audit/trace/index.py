@@ -16,12 +16,14 @@ import json
 import math
 from typing import Literal
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 
-from fl_audit.results import Record
+from fl_audit.errors import clean_text
+from fl_audit.results import Record, Text
 
 SCHEMA_VERSION = 1
-Metric = float | int | str | list[float | int | str]
+Metric = float | int | Text | list[float | int | Text]
 
 
 class TensorEntry(Record):
@@ -48,10 +50,10 @@ class ReplyEntry(Record):
     client: int = Field(ge=0)
     arrays: ArraysEntry | None = Field(description="None if the client sent none that can be read")
     num_examples: Metric | None = Field(description="As claimed by the client, whatever it is")
-    metrics: dict[str, Metric]
+    metrics: dict[Text, Metric]
     is_finite: bool = Field(description="Every array holds finite numbers only")
     error_code: int | None = None
-    error_reason: str | None = None
+    error_reason: Text | None = None
 
 
 class RoundIndex(Record):
@@ -64,7 +66,13 @@ class RoundIndex(Record):
     broadcast: ArraysEntry
     replies: list[ReplyEntry] = Field(default_factory=list)
     aggregate: ArraysEntry | None = None
-    metrics: dict[str, Metric] = Field(default_factory=dict, description="As aggregated")
+    metrics: dict[Text, Metric] = Field(default_factory=dict, description="As aggregated")
+
+    @model_validator(mode="after")
+    def _one_reply_a_client(self) -> RoundIndex:
+        if len({reply.client for reply in self.replies}) < len(self.replies):
+            raise ValueError("a client stands there twice")
+        return self
 
     def reply(self, client: int) -> ReplyEntry | None:
         """The reply of one client, if there is one."""
@@ -81,8 +89,8 @@ def plain_metric(value: object) -> Metric:
 def digest(rounds: list[RoundIndex]) -> str:
     """sha256 over arrays, counts, errors and (round, client) keys of a trace.
 
-    It does not cover node ids, message ids, error texts, times or versions, so that two runs with
-    one seed have one digest.
+    It does not cover node ids, message ids, metrics (a client may send timings), error texts,
+    times or versions, so that two runs with one seed have one digest.
     """
     content = [
         {
@@ -90,7 +98,7 @@ def digest(rounds: list[RoundIndex]) -> str:
             "sampled": sorted(r.sampled),
             "broadcast": _tensors(r.broadcast),
             "replies": [
-                [q.client, _tensors(q.arrays), q.num_examples, q.metrics, q.error_code]
+                [q.client, _tensors(q.arrays), q.num_examples, q.error_code]
                 for q in sorted(r.replies, key=lambda q: q.client)
             ],
             "aggregate": _tensors(r.aggregate),
@@ -108,8 +116,10 @@ def _tensors(entry: ArraysEntry | None) -> list[list[object]] | None:
 
 
 def _plain_number(value: object) -> float | int | str:
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
+        return clean_text(value)
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

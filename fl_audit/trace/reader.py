@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from fl_audit.errors import TraceError, clean_text
-from fl_audit.files import sha256_array, sha256_file
+from fl_audit.errors import TraceError, clean_text, shorten
+from fl_audit.files import find_special_file, read_json, sha256_array, sha256_file
 from fl_audit.trace.index import SCHEMA_VERSION, ArraysEntry, RoundIndex, digest
-from fl_audit.trace.writer import round_directory
+from fl_audit.trace.writer import is_finite, round_directory
 
 Party = Literal["broadcast", "aggregate"] | int
-_ROUND = re.compile(r"^round_(\d{4,9})$")
+_ROUND = re.compile(r"round_([0-9]{4,9})")
 
 
 class LazyArrays(Mapping[str, NDArray[np.generic]]):
@@ -56,21 +56,19 @@ class Trace:
         """Open the `trace/` folder of a run directory.
 
         Raises:
-            TraceError: If there is no trace, or an index is damaged or of a newer schema.
+            TraceError: If there is no trace, an index is damaged or of a newer schema, or
+                something in the folder is a link.
         """
-        if not directory.is_dir():
+        if not os.path.isdir(directory):  # noqa: PTH112 — Path.is_dir raises on too long a name
             raise TraceError(
                 "trace",
                 str(directory),
                 "there is no such folder",
                 "Give the run directory that `fl-audit run --out` or CuriousStrategy wrote.",
             )
-        numbers = sorted(
-            int(match[1]) for path in directory.iterdir() if (match := _ROUND.match(path.name))
-        )
         indices = [
             _read_index(round_directory(directory, number), number)
-            for number in numbers
+            for number in _round_numbers(directory)
             if (round_directory(directory, number) / "round.json").exists()  # else: killed before
         ]
         return cls(directory, indices)
@@ -114,7 +112,11 @@ class Trace:
 
     def verify(self) -> list[str]:
         """Check every file and every tensor; one line a finding, none if all is well."""
-        findings = []
+        findings = [
+            f"{round_directory(self.directory, number).name}: there is no round.json"
+            for number in _round_numbers(self.directory)
+            if number not in self._indices
+        ]
         for index in self._indices.values():
             clients = [r.client for r in index.replies if r.arrays is not None]
             parties: list[Party] = ["broadcast", "aggregate", *clients]
@@ -130,10 +132,12 @@ class Trace:
         try:
             if entry.file_sha256 is not None and sha256_file(path) != entry.file_sha256:
                 return [f"{_short(path)}: the file's sha256 differs from the index"]
-            for name in entry.tensors:
-                _read_tensor(path, name, entry)
+            finite = [is_finite(_read_tensor(path, name, entry)) for name in entry.tensors]
         except (TraceError, OSError) as error:
             return [clean_text(error)]
+        reply = self.round(server_round).reply(party) if isinstance(party, int) else None
+        if reply is not None and reply.is_finite != all(finite):
+            return [f"{_short(path)}: the index is wrong about NaN or infinite values"]
         return []
 
     def _entry(self, server_round: int, party: Party) -> ArraysEntry | None:
@@ -152,10 +156,28 @@ class Trace:
         return round_directory(self.directory, server_round) / f"{name}.safetensors"
 
 
+def _round_numbers(directory: Path) -> list[int]:
+    """Rounds that have a folder, ascending. Only names that the writer gives count."""
+    try:
+        special = find_special_file(directory)
+        names = [path.name for path in directory.iterdir()]
+    except OSError as error:
+        raise _damaged(directory, error) from error
+    if special is not None:
+        raise TraceError(
+            "trace",
+            str(special),
+            "a trace holds plain files and folders only, and this is a link or a device",
+            "If you made it and trust it, put the file itself in its place.",
+        )
+    numbers = {int(match[1]) for name in names if (match := _ROUND.fullmatch(name))}
+    return sorted(n for n in numbers if round_directory(directory, n).name in names)
+
+
 def _read_index(directory: Path, number: int) -> RoundIndex:
     path = directory / "round.json"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from error
     version = content.get("schema_version") if isinstance(content, dict) else None
@@ -180,14 +202,14 @@ def _read_tensor(path: Path, name: str, entry: ArraysEntry) -> NDArray[np.generi
     try:
         with safe_open(path, framework="numpy") as file:
             array: NDArray[np.generic] = file.get_tensor(name)
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise _damaged(path, error) from error
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from error  # the last two: a dtype that numpy does not have
     found = (str(array.dtype), list(array.shape), sha256_array(array))
     if found != (expected.dtype, expected.shape, expected.sha256):
         raise TraceError(
-            f"{_short(path)} tensor {clean_text(name)!r}",
+            f"{_short(path)} tensor {shorten(name)}",
             found,
-            f"the index says {(expected.dtype, expected.shape, expected.sha256)}",
+            f"the index says {shorten((expected.dtype, expected.shape, expected.sha256))}",
             "The file was changed or damaged after recording. Use an undamaged copy, or record "
             "the run again.",
         )

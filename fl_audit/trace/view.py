@@ -68,6 +68,7 @@ class TraceView:
     def clients(self, server_round: int) -> tuple[int, ...]:
         """Clients with a usable update in this round, ascending. Needs CLIENT_UPDATES."""
         self._require("clients", Observation.CLIENT_UPDATES)
+        self._round(server_round)
         return tuple(c for c, why in self._usable[server_round].items() if why is None)
 
     @property
@@ -95,8 +96,14 @@ class TraceView:
         """Client minus global parameters, float64, read one tensor at a time.
 
         Integer arrays (batch-norm counters) are left out. Needs CLIENT_UPDATES and GLOBAL_MODEL.
+
+        Raises:
+            TraceError: If the reply is not usable.
         """
         before, after = self.global_model(server_round), self.client_model(server_round, client)
+        why = self._usable[server_round][client]
+        if why is not None:
+            raise _not_usable(server_round, client, why)
         tensors = self._rounds[server_round].broadcast.tensors
         names = [name for name, t in tensors.items() if t.dtype.startswith(("float", "bfloat"))]
         return _Update(names, before, after)
@@ -104,22 +111,23 @@ class TraceView:
     def aggregate(self, server_round: int) -> Mapping[str, NDArray[np.generic]] | None:
         """The next global model, or None if this round kept the old one. Needs AGGREGATE."""
         self._require("aggregate", Observation.AGGREGATE)
+        self._round(server_round)
         return self._trace.arrays(server_round, "aggregate")
 
     def num_examples(self, server_round: int, client: int) -> float:
         """How many examples a client says it trained on. Needs EXAMPLE_COUNTS.
 
         Raises:
-            InputError: If the client claimed no positive number.
+            InputError: If the client claimed no positive number that fits 64 bits.
         """
         self.threat_model.require("num_examples", NOTHING_SEEN, Knowledge.EXAMPLE_COUNTS)
-        reply = self._rounds[server_round].reply(client)
+        reply = self._round(server_round).reply(client)
         count = None if reply is None else reply.num_examples
-        if not isinstance(count, int | float) or count <= 0:
+        if not isinstance(count, int | float) or not 0 < count < 2**63:
             raise InputError(
                 f"num-examples of client {client} in round {server_round}",
                 count,
-                "a positive number of examples is needed",
+                "a positive number of examples, below 2**63, is needed",
                 "Leave this client or round out.",
             )
         return float(count)
@@ -166,7 +174,7 @@ class TraceView:
             aggregate = self._trace.arrays(number, "aggregate")
             if aggregate is not None:
                 return aggregate
-        return self._arrays(self.rounds[0], "broadcast")
+        return self._arrays(self.rounds[-1], "broadcast")  # nothing was aggregated yet
 
     def _build(self) -> Any:
         if self._model is None:
@@ -181,15 +189,22 @@ class TraceView:
     def _require(self, name: str, observation: Observation) -> None:
         self.threat_model.require(f"TraceView.{name}", observation)
 
+    def _round(self, server_round: int) -> RoundIndex:
+        """The index of a round, if this view shows it."""
+        if server_round not in self._rounds:
+            raise TraceError(
+                "round",
+                server_round,
+                "this view does not show it",
+                f"Rounds in view: {list(self._rounds)}.",
+            )
+        return self._rounds[server_round]
+
     def _arrays(self, server_round: int, party: Any) -> LazyArrays:
+        self._round(server_round)
         arrays = self._trace.arrays(server_round, party)
         if arrays is None:
-            raise TraceError(
-                f"client {party} in round {server_round}",
-                None,
-                "it sent no arrays",
-                "Use the clients that TraceView.clients lists.",
-            )
+            raise _not_usable(server_round, party, "it sent no arrays")
         return arrays
 
 
@@ -214,6 +229,15 @@ class _Update(Mapping[str, NDArray[np.float64]]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def _not_usable(server_round: int, client: int, why: str) -> TraceError:
+    return TraceError(
+        f"reply in round {server_round} of client",
+        client,
+        why,
+        "Use the clients that TraceView.clients lists.",
+    )
 
 
 def _usable_clients(index: RoundIndex) -> dict[int, str | None]:

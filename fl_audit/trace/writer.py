@@ -6,17 +6,20 @@ a power cut may cost the round in progress.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 
 from fl_audit.errors import TraceError, clean_text
 from fl_audit.files import Arrays, private_directory, sha256_array, write_arrays, write_text
 from fl_audit.trace.index import ArraysEntry, ReplyEntry, RoundIndex, TensorEntry, plain_metric
 
 NUM_EXAMPLES = "num-examples"  # Flower's key for how many examples a client trained on
+UNSTORABLE = -2  # error code of ours: arrays came that no file can hold (odd dtypes or names)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,7 +42,7 @@ class Reply:
 
 
 class TraceWriter:
-    """Writes rounds in order: `begin_round`, `add_replies`, `end_round`."""
+    """Writes rounds: `begin_round`, `add_replies`, `end_round`. Never writes one twice."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = private_directory(directory)
@@ -47,7 +50,19 @@ class TraceWriter:
         self._last_aggregate: tuple[int, dict[str, TensorEntry]] | None = None
 
     def begin_round(self, server_round: int, broadcast: Arrays, sampled: Sequence[int]) -> None:
-        """Write the model that goes out, and to whom."""
+        """Write the model that goes out, and to whom.
+
+        Raises:
+            TraceError: If the round was recorded before.
+        """
+        self._round = None  # whatever goes wrong here must not end up in the round before
+        if _index_file(self.directory, server_round).exists():
+            raise TraceError(
+                "trace round",
+                server_round,
+                "it was recorded before, and a recorded round is never overwritten",
+                "Record every run in a directory of its own.",
+            )
         private_directory(round_directory(self.directory, server_round))
         self._save(
             RoundIndex(
@@ -59,23 +74,41 @@ class TraceWriter:
         )
 
     def add_replies(self, server_round: int, replies: Sequence[Reply]) -> None:
-        """Write every reply as it arrived; when this returns, the round is safe."""
+        """Write every reply as it arrived; when this returns, the round is safe.
+
+        A reply that no file can hold is recorded as an error of that client.
+
+        Raises:
+            TraceError: If the round was not begun, or a client stands there twice.
+        """
+        self._current(server_round)
+        counts = Counter(reply.client for reply in replies)
+        twice = sorted(client for client, count in counts.items() if count > 1)
+        if twice:
+            raise TraceError(
+                f"replies of round {server_round}",
+                twice,
+                "these clients replied more than once",
+                "Give every node a client number of its own.",
+            )
         entries = [self._reply(server_round, reply) for reply in replies]
         self._update(server_round, state="replied", replies=entries)
 
     def unfit_replies(self) -> list[str]:
-        """One line for each reply of this round that holds NaN or infinite values."""
-        replies = [] if self._round is None else self._round.replies
-        return [
-            f"client {r.client} sent NaN or infinite values"
-            for r in replies
-            if r.arrays is not None and not r.is_finite
-        ]
+        """One line for each reply of this round that cannot be stored or is not finite."""
+        lines = []
+        for reply in [] if self._round is None else self._round.replies:
+            if reply.error_code == UNSTORABLE:
+                lines.append(f"client {reply.client}: {reply.error_reason}")
+            elif reply.arrays is not None and not reply.is_finite:
+                lines.append(f"client {reply.client} sent NaN or infinite values")
+        return lines
 
     def end_round(
         self, server_round: int, aggregate: Arrays | None, metrics: Mapping[str, object]
     ) -> None:
         """Write what the strategy made of the replies (None: it kept the old model)."""
+        self._current(server_round)
         entry = None
         if aggregate is not None:
             entry = self._write(server_round, "aggregate", aggregate)
@@ -92,17 +125,22 @@ class TraceWriter:
         return self._write(server_round, "broadcast", arrays, tensors)
 
     def _reply(self, server_round: int, reply: Reply) -> ReplyEntry:
+        entry = None
+        if reply.arrays is not None:
+            try:
+                entry = self._write(server_round, f"client_{reply.client}", reply.arrays)
+            except (SafetensorError, ValueError, TypeError) as error:  # not OSError: a disk's fault
+                why = f"its arrays cannot be stored: {error}"
+                reply = replace(reply, arrays=None, error_code=UNSTORABLE, error_reason=why)
         arrays = reply.arrays
         return ReplyEntry(
             client=reply.client,
-            arrays=None
-            if arrays is None
-            else self._write(server_round, f"client_{reply.client}", arrays),
+            arrays=entry,
             num_examples=plain_metric(reply.metrics[NUM_EXAMPLES])
             if NUM_EXAMPLES in reply.metrics
             else None,
             metrics={clean_text(k): plain_metric(v) for k, v in reply.metrics.items()},
-            is_finite=arrays is not None and all(_is_finite(a) for a in arrays.values()),
+            is_finite=arrays is not None and all(is_finite(a) for a in arrays.values()),
             error_code=reply.error_code,
             error_reason=None if reply.error_reason is None else clean_text(reply.error_reason),
         )
@@ -120,7 +158,7 @@ class TraceWriter:
             file_sha256=write_arrays(path, arrays),
         )
 
-    def _update(self, server_round: int, **changes: object) -> None:
+    def _current(self, server_round: int) -> RoundIndex:
         if self._round is None or self._round.round != server_round:
             raise TraceError(
                 f"trace round {server_round}",
@@ -128,18 +166,23 @@ class TraceWriter:
                 "replies or an aggregate came for a round that was not begun",
                 "Call begin_round first; recording of this round was lost.",
             )
-        self._save(self._round.model_copy(update=changes))
+        return self._round
+
+    def _update(self, server_round: int, **changes: object) -> None:
+        self._save(self._current(server_round).model_copy(update=changes))
 
     def _save(self, index: RoundIndex) -> None:
         self._round = index
-        path = round_directory(self.directory, index.round) / "round.json"
+        path = _index_file(self.directory, index.round)
         write_text(path, index.model_dump_json(exclude_defaults=False))
 
 
 def describe(arrays: Arrays) -> dict[str, TensorEntry]:
     """dtype, shape and digest of each array."""
     return {
-        name: TensorEntry(dtype=str(a.dtype), shape=list(a.shape), sha256=sha256_array(a))
+        name: TensorEntry(
+            dtype=str(a.dtype.newbyteorder("=")), shape=list(a.shape), sha256=sha256_array(a)
+        )
         for name, a in arrays.items()
     }
 
@@ -149,5 +192,10 @@ def round_directory(trace: Path, server_round: int) -> Path:
     return trace / f"round_{server_round:04d}"
 
 
-def _is_finite(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bool:
+def is_finite(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> bool:
+    """Whether an array holds neither NaN nor infinities."""
     return not np.issubdtype(array.dtype, np.inexact) or bool(np.isfinite(array).all())
+
+
+def _index_file(trace: Path, server_round: int) -> Path:
+    return round_directory(trace, server_round) / "round.json"

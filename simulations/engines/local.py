@@ -21,6 +21,8 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run  # private
 from flwr.supercore.task_identity import TaskIdentity  # private: Message() fails without it
 
+from fl_audit.randomness import derived_seed
+
 _RUN_ID = 1
 _SERVER_NODE_ID = 1 << 60
 _FIRST_NODE_ID = 1
@@ -43,20 +45,23 @@ def run_local(
     Ctrl-C, pass through.
     """
     with _isolated(seed):
-        grid = LocalGrid(client_app, num_clients, run_config)
+        grid = LocalGrid(client_app, num_clients, run_config, seed=seed)
         context = _context(_SERVER_NODE_ID, {}, run_config)
         server_app(grid, context)
 
 
 class LocalGrid(Grid):
-    """A Grid whose nodes are calls in this process, made in the order of the messages.
+    """A Grid whose nodes are calls in this process.
 
-    Contents are copied on the way in and out, as a transport would: Flower's strategies put one
-    record into every message.
+    Calls are made, and replies returned, in the order of partition ids. Contents are copied on the
+    way in and out, as a transport would: Flower's strategies put one record into every message.
     """
 
-    def __init__(self, client_app: ClientApp, num_clients: int, run_config: RunConfig) -> None:
+    def __init__(
+        self, client_app: ClientApp, num_clients: int, run_config: RunConfig, *, seed: int
+    ) -> None:
         self._app = client_app
+        self._seed = seed
         self._run = Run.create_empty(run_id=_RUN_ID)
         self._num_messages = 0
         self._replies: dict[str, Message] = {}
@@ -95,11 +100,12 @@ class LocalGrid(Grid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Deliver each message at once; its reply waits to be pulled."""
-        return [self._deliver(message) for message in messages]
+        return [self._deliver(m) for m in sorted(messages, key=lambda m: m.metadata.dst_node_id)]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies to these messages, in their order."""
-        return [self._replies.pop(i) for i in list(message_ids) if i in self._replies]
+        """Replies to these messages, in the order of partition ids."""
+        replies = [self._replies.pop(i) for i in list(message_ids) if i in self._replies]
+        return sorted(replies, key=lambda reply: reply.metadata.src_node_id)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -114,7 +120,8 @@ class LocalGrid(Grid):
         delivered = _private_message(deepcopy(message.content), message.metadata)
         context = self._contexts[message.metadata.dst_node_id]
         try:
-            reply = self._app(delivered, context)
+            with seeded_globals(derived_seed(self._seed, "call", *_call_path(delivered, context))):
+                reply = self._app(delivered, context)
         except Exception as error:  # noqa: BLE001 — any client failure becomes an error reply
             reason = f"{type(error).__name__}: {error}"
             reply = Message(
@@ -140,21 +147,41 @@ def _context(node_id: int, node_config: dict[str, int], run_config: RunConfig) -
     )
 
 
+def _call_path(message: Message, context: Context) -> tuple[int | str, ...]:
+    """What a client's global draws may depend on: never on which process makes the call."""
+    configs = message.content.config_records.values()
+    rounds = [int(c["server-round"]) for c in configs if "server-round" in c]  # type: ignore[arg-type]
+    partition = int(context.node_config["partition-id"])
+    return (message.metadata.message_type, partition, *rounds)
+
+
 @contextmanager
-def _isolated(seed: int) -> Iterator[None]:
-    """Seed and, afterwards, restore everything global that a run touches."""
+def seeded_globals(seed: int) -> Iterator[None]:
+    """Seed `random` and `np.random`, which Flower draws from, and restore them afterwards.
+
+    This is the one place that may: DP noise and client sampling cannot be given a generator.
+    """
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    threads = torch.get_num_threads()
-    identity = (TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id)
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 — Flower draws from it; the one permitted place
-    torch.set_num_threads(1)
-    TaskIdentity.task_id = TaskIdentity.run_id = _RUN_ID
-    TaskIdentity.node_id = _SERVER_NODE_ID
+    np.random.seed(seed % 2**32)  # noqa: NPY002
     try:
         yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+@contextmanager
+def _isolated(seed: int) -> Iterator[None]:
+    """Seed and, afterwards, restore everything global that a run touches."""
+    threads = torch.get_num_threads()
+    identity = (TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id)
+    torch.set_num_threads(1)
+    TaskIdentity.task_id = TaskIdentity.run_id = _RUN_ID
+    TaskIdentity.node_id = _SERVER_NODE_ID
+    try:
+        with seeded_globals(seed):
+            yield
+    finally:
         torch.set_num_threads(threads)
         TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = identity

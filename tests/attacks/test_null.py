@@ -1,0 +1,57 @@
+"""Null and positive tests over the whole registry, so that a new attack cannot skip them.
+
+Candidates that were never trained on must look alike to every membership attack: the interval of
+the AUC contains 0.5 at level 1e-6 divided by the number of registered attacks (false-failure rate
+of the whole file over fresh seeds: at most 1e-6).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attacks.audit import audit_run
+from attacks.registry import ATTACKS, load_attack
+from fl_audit.game import read_truth
+from fl_audit.results import MembershipResult, ReconstructionResult
+from fl_audit.run_directory import RunDirectory
+from fl_audit.stats import auc_ci
+
+FALSE_FAILURE = 1e-6
+LEVEL = FALSE_FAILURE / len(ATTACKS)
+MEMBERSHIP = [name for name in sorted(ATTACKS) if load_attack(name).kind == "membership"]
+RECONSTRUCTION = [name for name in sorted(ATTACKS) if load_attack(name).kind == "reconstruction"]
+
+
+@pytest.mark.parametrize("name", MEMBERSHIP)
+def test_null_candidates_look_alike(name: str, memorising_run: Path) -> None:
+    result = _membership(memorising_run, name)
+    truth = read_truth(RunDirectory.open(memorising_run))
+    assert result.null_scores is not None
+    estimate = auc_ci(truth.null_is_member, result.null_scores, confidence=1 - LEVEL)
+    assert estimate.low <= 0.5 <= estimate.high
+
+
+@pytest.mark.parametrize("name", MEMBERSHIP)
+def test_members_of_a_memorised_set_stand_out(name: str, memorising_run: Path) -> None:
+    """Also catches a reversed sign: the same interval must lie above chance."""
+    result = _membership(memorising_run, name)
+    assert result.is_member is not None
+    estimate = auc_ci(result.is_member, result.scores, confidence=1 - LEVEL)
+    assert estimate.low > 0.5
+
+
+@pytest.mark.parametrize("name", RECONSTRUCTION)
+def test_reconstruction_beats_a_guess_made_without_the_update(name: str, fedsgd_run: Path) -> None:
+    (result,) = audit_run(fedsgd_run, attacks=[name])
+    assert isinstance(result, ReconstructionResult)
+    metrics, baseline = result.record.metrics, result.record.baseline
+    assert metrics
+    assert all(metrics[m].low > baseline[m].high for m in metrics)
+
+
+def _membership(run: Path, name: str) -> MembershipResult:
+    (result,) = audit_run(run, attacks=[name])
+    assert isinstance(result, MembershipResult), result.record
+    return result

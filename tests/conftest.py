@@ -1,0 +1,58 @@
+"""Shared targets: trained once a session, read by many tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+MEMBERSHIP = ["row_space", "cosine", "loss_threshold"]
+
+
+@pytest.fixture(scope="session")
+def run_tables(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Run a scenario given as tables; return its run directory."""
+    from simulations.run import run_scenario
+    from simulations.scenario import parse_scenario
+
+    def run(name: str, **tables: Any) -> Path:
+        out = tmp_path_factory.mktemp(name) / "run"
+        run_scenario(parse_scenario(tables), out=out)
+        return out
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits_run(run_tables: Callable[..., Path]) -> Path:
+    """The digits federation of the standard protocol: FedAvg, 40 examples a client, 6 rounds."""
+    return run_tables("digits", audit={"attacks": MEMBERSHIP})
+
+
+@pytest.fixture(scope="session")
+def memorising_run(run_tables: Callable[..., Path]) -> Path:
+    """Strong memorisation: random labels, 30 local epochs, 8 rounds."""
+    return run_tables(
+        "memorising",
+        federation={"rounds": 8},
+        data={"random_labels": True},
+        training={"local_epochs": 30},
+        audit={"attacks": MEMBERSHIP},
+    )
+
+
+@pytest.fixture(scope="session")
+def fedsgd_run(run_tables: Callable[..., Path]) -> Path:
+    """Five FedSGD clients with one example a round, ten rounds: 50 single digits."""
+    return run_tables(
+        "fedsgd",
+        federation={"rounds": 10},
+        training={"algorithm": "fedsgd", "batch_size": 1},
+        audit={"attacks": ["linear_inversion", "label_counts"]},
+    )

@@ -1,0 +1,119 @@
+"""The command line as a user types it: output, exit codes, and what bad input says."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CODE = "from fl_audit.cli.main import main; main()"
+SCENARIO = """
+[federation]
+rounds = 1
+[data]
+examples_per_client = 20
+[audit]
+attacks = ["row_space"]
+"""
+
+
+def fl_audit(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", CODE, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "s.toml").write_text(SCENARIO)
+    done = fl_audit("run", folder / "s.toml", "--out", folder / "run", "--set", "seed=3")
+    assert done.returncode == 0, done.stderr
+    assert "row_space" in done.stdout
+    assert f"Report: {folder / 'run' / 'report.html'}" in done.stdout
+    return folder / "run"
+
+
+def test_attack_a_recorded_run_later(recorded: Path) -> None:
+    done = fl_audit("attack", recorded, "--attack", "cosine", "--set", "layers=['3.bias']")
+    assert done.returncode == 0, done.stderr
+    assert "cosine" in done.stdout
+    assert (recorded / "results" / "cosine.json").is_file()
+    assert "cosine" in (recorded / "report.html").read_text(encoding="utf-8")
+
+
+def test_render_the_report_again(recorded: Path) -> None:
+    (recorded / "report.html").unlink()
+    assert fl_audit("report", recorded).returncode == 0
+    assert (recorded / "report.html").is_file()
+
+
+def test_attacks_lists_what_each_needs() -> None:
+    done = fl_audit("attacks")
+    assert done.returncode == 0
+    for word in ("row_space", "client-updates", "loss_threshold", "labels"):
+        assert word in done.stdout
+
+
+def test_version() -> None:
+    assert fl_audit("--version").stdout.startswith("fl-audit 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "{run}/scenario.toml", "--out", "{run}"], "is not empty"),
+        (["run", "{run}/scenario.toml", "--out", "{tmp}/x", "--set", "seed"], "key=value"),
+        (["run", "{run}/none.toml", "--out", "{tmp}/x"], "cannot be read"),
+        (["run", "{run}/scenario.toml", "--out", "{tmp}/x", "--set", "seeds=1"], "'seed'"),
+        (["attack", "{tmp}", "--attack", "cosine"], "holds no run.json"),
+        (["attack", "{run}", "--attack", "cosin"], "Did you mean 'cosine'"),
+        (["attack", "{run}", "--attack", "cosine", "--set", "layer=1"], "Did you mean 'layers'"),
+        (["attack", "{run}", "--attack", "cosine", "--device", "tpu"], "unknown device"),
+        (["report", "{tmp}/nothing"], "holds no run.json"),
+    ],
+)
+def test_bad_input_says_what_to_mend_and_leaves_with_2(
+    arguments: list[str], message: str, recorded: Path, tmp_path: Path
+) -> None:
+    done = fl_audit(*(a.format(run=recorded, tmp=tmp_path) for a in arguments))
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_an_attack_that_gives_no_number_leaves_with_1(recorded: Path) -> None:
+    done = fl_audit("attack", recorded, "--attack", "cosine", "--set", "layers=['x']")
+    assert done.returncode == 1
+    assert "no such parameter" in " ".join(done.stdout.split())
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    """SIGINT while rounds go by; the recorded ones are kept and can be reported."""
+    (tmp_path / "s.toml").write_text(SCENARIO)
+    process = subprocess.Popen(
+        [sys.executable, "-c", CODE, "run", str(tmp_path / "s.toml"), "--out", str(tmp_path / "r"),
+         "--set", "federation.rounds=100000"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    second_round = tmp_path / "r" / "trace" / "round_0002" / "round.json"
+    deadline = time.monotonic() + 60
+    while not second_round.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "fl-audit report" in stderr
+    assert "Traceback" not in stderr
+    done = fl_audit("report", tmp_path / "r")
+    assert done.returncode == 0, done.stderr
+    assert "interrupted" in (tmp_path / "r" / "report.html").read_text(encoding="utf-8")

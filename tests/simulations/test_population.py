@@ -1,0 +1,95 @@
+"""Populations: the lots are fair, the sides alike, and nobody trains on what it should not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from simulations.population import Population, build_population
+from simulations.scenario import parse_scenario
+
+FALSE_FAILURE = 1e-6
+
+
+def build(**tables: Any) -> Population:
+    return build_population(parse_scenario(tables))
+
+
+PARTITIONS: list[dict[str, Any]] = [
+    {"kind": "iid"},
+    {"kind": "dirichlet", "alpha": 0.3},
+    {"kind": "by-class", "classes_per_client": 3},
+]
+
+
+@pytest.mark.parametrize("partition", PARTITIONS, ids=lambda p: p["kind"])
+@pytest.mark.parametrize("others", [1, 3])
+@pytest.mark.filterwarnings("ignore:Classes")
+def test_every_candidate_is_where_the_truth_says(partition: dict[str, Any], others: int) -> None:
+    population = build(partition=partition, game={"non_members_per_member": others, "members": 90})
+    game, truth = population.game, population.truth
+    trained = np.concatenate([c.ids for c in population.clients])
+    assert len(set(trained)) == len(trained)
+    for row, candidate in enumerate(game.candidates.ids):
+        client = population.clients[truth.client[row]]
+        assert (candidate in client.ids) == truth.is_member[row]
+        assert (candidate in trained) == truth.is_member[row]
+    for never in (game.null.ids, game.auxiliary.ids, population.test.ids):
+        assert not set(never) & set(trained)
+        assert not set(never) & set(game.candidates.ids)
+
+
+@pytest.mark.parametrize("partition", PARTITIONS, ids=lambda p: p["kind"])
+@pytest.mark.filterwarnings("ignore:Classes")
+def test_members_and_non_members_have_the_same_classes(partition: dict[str, Any]) -> None:
+    population = build(partition=partition)
+    labels, member = population.game.candidates.labels, population.truth.is_member
+    assert sorted(labels[member]) == sorted(labels[~member])
+    null, lots = population.game.null.labels, population.truth.null_is_member
+    assert sorted(null[lots]) == sorted(null[~lots])
+
+
+def test_each_group_has_one_member_drawn_fairly() -> None:
+    """The lot falls on each place of a group equally often: chi-square at level 1e-6."""
+    counts = np.zeros(3)
+    for seed in range(20):
+        population = build(seed=seed, game={"non_members_per_member": 2})
+        groups = population.truth.is_member.reshape(-1, 3)
+        assert (groups.sum(axis=1) == 1).all()
+        counts += groups.sum(axis=0)
+    assert stats.chisquare(counts).pvalue > FALSE_FAILURE
+
+
+def test_standard_digits_federation() -> None:
+    population = build()
+    assert [len(c) for c in population.clients] == [40] * 5
+    assert population.truth.is_member.sum() == 200
+    assert (~population.truth.is_member).sum() == 200
+    assert len(population.game.null) == 400
+
+
+def test_a_data_set_that_runs_short_says_so() -> None:
+    population = build(game={"non_members_per_member": 9, "members": 200})
+    assert population.truth.is_member.sum() < 200
+    assert "has enough records for" in population.game.rules.notes[0]
+
+
+def test_same_seed_same_population_and_other_seed_another() -> None:
+    a, b, c = build(seed=1), build(seed=1), build(seed=2)
+    assert (a.game.candidates.ids == b.game.candidates.ids).all()
+    assert (a.truth.is_member == b.truth.is_member).all()
+    assert not (a.game.candidates.ids == c.game.candidates.ids).all()
+
+
+def test_all_that_is_there_when_no_number_is_asked() -> None:
+    population = build(data={"examples_per_client": None})
+    assert sum(len(c) for c in population.clients) > 300
+
+
+def test_random_labels_are_spread_over_all_classes() -> None:
+    population = build(data={"random_labels": True})
+    labels = np.concatenate([c.labels for c in population.clients])
+    assert len(set(labels)) == 10

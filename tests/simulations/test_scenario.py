@@ -1,0 +1,115 @@
+"""Scenarios: what is refused, and with which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fl_audit.errors import AuditError
+from simulations.scenario import dump_scenario, load_scenario, parse_scenario
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"federation": {"rouds": 3}}, r"federation.rouds = 3: unknown key.*Did you mean 'rounds'"),
+        ({"federatoin": {}}, r"federatoin.*unknown key.*Did you mean 'federation'"),
+        ({"federation": {"clients": 1}}, r"federation.clients = 1: .*greater than or equal to 2"),
+        ({"federation": {"rounds": "many"}}, r"federation.rounds = 'many'.*integer"),
+        ({"federation": {"fraction": 0}}, r"federation.fraction = 0: .*greater than 0"),
+        ({"training": {"learning_rate": float("nan")}}, r"training.learning_rate.*finite"),
+        ({"training": {"clients": {"2": {"lr": 1}}}}, r"lr.*[Ee]xtra|unknown key"),
+        ({"training": {"clients": {"7": {}}}}, r"client 7 does not exist"),
+        ({"game": {"clients": [9]}}, r"client 9 does not exist"),
+        ({"partition": {"kind": "random"}}, r"partition.kind = 'random'"),
+        ({"seed": -1}, r"seed = -1"),
+    ],
+)
+def test_bad_scenarios_are_refused(tables: dict[str, Any], message: str) -> None:
+    with pytest.raises(AuditError, match=message):
+        parse_scenario(tables)
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"data": {"name": "digts"}}, "unknown data set 'digts'. Did you mean 'digits'"),
+        ({"model": {"name": "mpl"}}, "unknown model 'mpl'. Did you mean 'mlp'"),
+        ({"model": {"name": "mlp", "hiden": [3]}}, "refuses these settings"),
+        ({"model": {"name": "no.such:thing"}}, "cannot be imported"),
+        ({"strategy": {"name": "FedAvgg"}}, "unknown strategy 'FedAvgg'. Did you mean 'FedAvg'"),
+        ({"strategy": {"name": "FedAdam", "etta": 1}}, "Did you mean 'eta'"),
+        ({"defence": {"name": "dp"}}, "unknown defence 'dp'"),
+        ({"defence": {"name": "none", "z": 1}}, "takes no settings"),
+        (
+            {"defence": {"name": "DifferentialPrivacyServerSideFixedClipping"}},
+            "refuses these arguments",
+        ),
+        ({"threat_model": {"preset": "server"}}, "unknown threat model 'server'"),
+        ({"threat_model": {"sees": ["everything"]}}, "unknown observation 'everything'"),
+        ({"audit": {"attacks": ["nope"]}}, "unknown attack 'nope'"),
+        (
+            {"audit": {"attacks": ["row_space"]}, "threat_model": {"preset": "model-user"}},
+            "does not grant client-updates, global-model",
+        ),
+        ({"federation": {"clients": 4000}}, "records left after"),
+        ({"data": {"examples_per_client": 3}, "federation": {"clients": 600}}, "records left"),
+        ({"data": {"test": 5000}}, "data.test = 5000"),
+        (
+            {"partition": {"kind": "by-class", "classes_per_client": 11}},
+            "flwr-datasets cannot make",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    tables: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    from simulations.run import run_scenario
+
+    with pytest.raises(AuditError, match=message):
+        run_scenario(parse_scenario(tables), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_overrides_win_and_are_toml(tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text("[federation]\nrounds = 9\n")
+    scenario = load_scenario(path, ["federation.rounds=3", "audit.attacks=['cosine']", "title=Hi"])
+    assert scenario.federation.rounds == 3
+    assert scenario.audit.attacks == ["cosine"]
+    assert scenario.title == "Hi"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("seed = ", "not valid TOML"), (None, "cannot be read")]
+)
+def test_unreadable_files_are_refused(text: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(AuditError, match=message):
+        load_scenario(path)
+
+
+def test_a_dumped_scenario_reads_back_equal(tmp_path: Path) -> None:
+    scenario = parse_scenario(
+        {
+            "title": 'A "quoted" \\ title\nwith émigré lines',
+            "training": {"clients": {"3": {"algorithm": "fedsgd"}}},
+            "audit": {"attacks": ["row_space", {"name": "cosine", "layers": ["1.weight"]}]},
+            "model": {"name": "mlp", "hidden": [8, 4]},
+        }
+    )
+    path = tmp_path / "s.toml"
+    path.write_text(dump_scenario(scenario), encoding="utf-8")
+    assert load_scenario(path) == scenario
+
+
+def test_each_place_draws_numbers_of_its_own() -> None:
+    scenario = parse_scenario({"seed": 4})
+    paths = [("client", 1, 2), ("client", 2, 1), ("population",), ("population", 0), ("model",)]
+    draws = [scenario.seeds(*path).integers(2**62) for path in paths]
+    assert len(set(draws)) == len(draws)
+    assert scenario.seeds("client", 1, 2).integers(2**62) == draws[0]
