@@ -246,7 +246,8 @@ def _is_run(path: Path) -> bool:
         content = read_json(path / "run.json")
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and {"schema_version", "engine", "threat_model"} <= set(content)
+    ours = {"schema_version", "engine", "threat_model"}
+    return isinstance(content, dict) and ours <= content.keys()
 
 
 def _delete(path: Path) -> None:

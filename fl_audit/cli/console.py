@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 console = Console()
 error_console = Console(stderr=True)
 
-FAILED, BAD_USAGE = 1, 2
+FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 Progress = Callable[[str, int, int], None]
 
 
 @contextmanager
 def errors() -> Iterator[None]:
-    """Print an error as name, value, rule, remedy, and leave with exit code 2 (Ctrl-C: 1)."""
+    """Print an error as name, value, rule, remedy, and leave with exit code 2 (Ctrl-C: 130)."""
     try:
         yield
     except AuditError as error:
@@ -34,7 +34,7 @@ def errors() -> Iterator[None]:
         sys.exit(BAD_USAGE)
     except KeyboardInterrupt:
         error_console.print("[yellow]interrupted[/]")
-        sys.exit(FAILED)
+        sys.exit(INTERRUPTED)
 
 
 def show_error(error: AuditError) -> None:

@@ -27,16 +27,24 @@ for command in (demo, run, attack, report, attacks):
     app.command()(command)
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Log what happens.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from fl_audit import __version__
 
         typer.echo(f"fl-audit {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log what happens.")] = False,
+) -> None:
     logging.getLogger("fl_audit").setLevel(logging.INFO if verbose else logging.ERROR)
     if verbose:
         logging.basicConfig(format="%(name)s: %(message)s")

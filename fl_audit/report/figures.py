@@ -18,7 +18,6 @@ import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
@@ -28,7 +27,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#
 _DASHES = ((), (7, 2.5), (7, 2, 1.5, 2), (3, 1.5))
 _INK, _FAINT = "#24292e", "#dfe2e6"
 _GREY = "#767b82"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text; the page's style sheet gives it its font
     "axes.edgecolor": _INK,
     "axes.grid": True,
@@ -46,8 +45,9 @@ _STYLE = {
     "ytick.color": _INK,
 }
 _POINTS_PER_INCH = 72  # one unit of the SVG; shown at full size, one CSS pixel
+_MARGINS = (62, 10, 44, 8)  # left, right, bottom, top: in units of the SVG
 _EDGE = 1.5  # how far the axes go on beyond the smallest rate that can be seen, as a factor
-_MARGIN = 1.06  # room for a line along the edge, as a factor
+_ROOM = 1.06  # kept clear beyond that, for a line along the edge, as a factor
 _FEW_DECADES = 1.5  # on a shorter axis, ticks at powers of ten alone would leave one or none
 
 
@@ -99,10 +99,10 @@ def roc_figure(lines: Sequence[RocLine], *, name: str, label: str) -> Markup:
         figure, axes = _axes(440, 400)
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.set_xlim(lowest_fpr / _MARGIN, 1)  # what stands at zero stays clear of the axis
-        axes.set_ylim(lowest_tpr, _MARGIN)
+        axes.set_xlim(lowest_fpr / _ROOM, 1)  # what stands at zero stays clear of the axis
+        axes.set_ylim(lowest_tpr, _ROOM)
         _log_ticks(axes, lowest_fpr, lowest_tpr)
-        diagonal = [min(lowest_fpr, lowest_tpr) / _MARGIN, 1]
+        diagonal = [min(lowest_fpr, lowest_tpr) / _ROOM, 1]
         axes.plot(diagonal, diagonal, **_drawn(CHANCE))
         for line in lines:
             fpr, tpr = _points(line, lowest_fpr, lowest_tpr)
@@ -138,11 +138,19 @@ def utility_figure(
 
 
 def _axes(width: int, height: int) -> tuple[Figure, Axes]:
-    figure = Figure(
-        figsize=(width / _POINTS_PER_INCH, height / _POINTS_PER_INCH), layout="constrained"
-    )
+    """Axes in a figure of this size, with fixed margins: the fonts of this machine do not count."""
+    left, right, bottom, top = _MARGINS
+    figure = Figure(figsize=(width / _POINTS_PER_INCH, height / _POINTS_PER_INCH))
     figure.patch.set_visible(False)  # the page puts a white card behind it
-    return figure, figure.add_subplot()
+    axes = figure.add_axes(
+        (
+            left / width,
+            bottom / height,
+            (width - left - right) / width,
+            (height - bottom - top) / height,
+        )
+    )
+    return figure, axes
 
 
 def _drawn(style: LineStyle) -> dict[str, Any]:
@@ -181,7 +189,7 @@ def _style(name: str) -> Iterator[None]:
 def _svg(figure: Figure, *, name: str, label: str) -> Markup:
     """The figure as an `<svg>` element that can stand in a page beside others."""
     buffer = io.StringIO()
-    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     opening = re.search(r"<svg\b[^>]*>", text)
     size = re.search(r'viewBox="([\d. ]+)"', text)

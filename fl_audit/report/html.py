@@ -104,16 +104,20 @@ class LegendLine:
 def render_html(report: AuditReport) -> str:
     """The report as one HTML page. The same report gives the same bytes."""
     legend = _legend(report.attacks)
-    return _environment().get_template("report.html.j2").render(
-        report=report,
-        run=report.run,
-        rows=[_row(record) for record in report.attacks],
-        progress=_progress(report),
-        legend=legend,
-        roc=_roc(legend),
-        utility=_utility(report.run),
-        chance_style=CHANCE,
-        null_style=NULL,
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            report=report,
+            run=report.run,
+            rows=[_row(record) for record in report.attacks],
+            progress=_progress(report),
+            legend=legend,
+            roc=_roc(legend),
+            utility=_utility(report.run),
+            chance_style=CHANCE,
+            null_style=NULL,
+        )
     )
 
 
@@ -138,9 +142,7 @@ def _environment() -> Environment:
         "cut": clean_text,
         "png_uri": _png_uri,
     }
-    environment.tests["link"] = lambda text: (
-        len(text) <= _LONG_LINK and bool(_LINK.fullmatch(text))
-    )
+    environment.tests["link"] = lambda text: len(text) <= _LONG_LINK and bool(_LINK.fullmatch(text))
     environment.globals |= {"who_could": _who_could, "zip": zip}
     return environment
 

@@ -1,4 +1,9 @@
+"""Figures: the same bytes every time, valid beside each other, and true to their numbers."""
+
+from __future__ import annotations
+
 import re
+from itertools import pairwise
 
 import matplotlib
 import pytest
@@ -59,7 +64,7 @@ def test_the_label_of_a_figure_is_escaped() -> None:
 def test_a_roc_curve_is_drawn_in_steps_and_never_above_its_points() -> None:
     # ties: both rates jump from (0, 0) to (0.1, 0.5); the line must not cut that corner
     points = drawn_line(roc([0, 0.1, 1], [0, 0.5, 1]), "#0072b2")
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         assert x0 == x1 or y0 == y1
         assert x1 >= x0
         assert y1 <= y0  # SVG: up is less
@@ -105,7 +110,7 @@ def test_any_measurements_give_a_figure_and_a_missing_one_leaves_a_gap(
 def test_line_styles_differ_in_colour_and_in_dashes() -> None:
     styles = [line_style(place) for place in range(28)]
     assert len(set(styles)) == 28
-    for one, other in zip(styles, styles[1:], strict=False):
+    for one, other in pairwise(styles):
         assert one.colour != other.colour
         assert one.dashes != other.dashes
     assert len({style.dashes for style in styles[:4]}) == 4
