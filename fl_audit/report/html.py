@@ -134,7 +134,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "metric": _metric,
         "number": _number,
-        "confidence": lambda estimate: f"{100 * estimate.confidence:g}\u00a0%",
+        "confidence": lambda estimate: Markup(f"{100 * estimate.confidence:g}\u00a0%"),
         "ranges": _ranges,
         "setting": _setting,
         "head": _head,
@@ -261,7 +261,7 @@ def _metric(name: str) -> str:
     return _METRICS.get(name) or name.replace("tpr@fpr=", "TPR at FPR ")
 
 
-def _number(value: float, name: str) -> str:
+def _number(value: float, name: str) -> Markup:
     """A metric's value: dB to one decimal, fractions to three, anything else to four digits."""
     if name == "psnr_db":
         text = f"{value:.1f}\u00a0dB"
@@ -269,7 +269,7 @@ def _number(value: float, name: str) -> str:
         text = f"{value:.3f}"
     else:
         text = f"{value:.4g}"
-    return text.replace("-", "−")
+    return Markup(text.replace("-", "−"))
 
 
 def _png_uri(png: str | None) -> Markup | None:
