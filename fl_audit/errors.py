@@ -13,7 +13,8 @@ _UNSAFE = re.compile(
     r"|[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 _MAX_TEXT = 500
-_MAX_CLAUSE = 2000  # a part of an error message: room for a list of known names
+_MAX_NAME = 300
+_MAX_CLAUSE = 2000  # a rule or a remedy: room for a list of known names
 
 
 class AuditError(Exception):
@@ -32,10 +33,8 @@ class InputError(AuditError, ValueError):
 
     def __init__(self, name: str, value: object, rule: str, remedy: str) -> None:
         # any part may quote a file or a client, whose text must not reach a terminal as it is
-        self.name, self.rule, self.remedy = (
-            clean_text(part, _MAX_CLAUSE) for part in (name, rule, remedy)
-        )
-        self.value = value
+        self.name, self.value = clean_text(name, _MAX_NAME), value
+        self.rule, self.remedy = clean_text(rule, _MAX_CLAUSE), clean_text(remedy, _MAX_CLAUSE)
         super().__init__(f"{self.name} = {shorten(value)}: {self.rule}. {self.remedy}")
 
 

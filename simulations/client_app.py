@@ -16,6 +16,7 @@ from flwr.clientapp.typing import Mod
 
 from attacks.devices import choose_device
 from fl_audit.factories import ModelSpec
+from fl_audit.local_training import LocalTraining
 from simulations.arrays import load_record, to_record
 from simulations.defences import client_mods
 from simulations.models import model_spec, seeded
@@ -48,13 +49,14 @@ def _train(message: Message, context: Context) -> Message:
     scenario, population, spec = _state(context)
     client = partition_id(context)
     server_round = int(cast(int, _config(message)["server-round"]))
-    local = scenario.training.all().of(client)
+    local = _with_server_settings(scenario.training.all().of(client), _config(message))
     model = seeded(spec, seed=0)
     load_record(model, _arrays(message))
     loss, num_examples = train(
         model,
         population.clients[client],
         local,
+        server_round=server_round,
         rng=scenario.seeds("client", server_round, client),
         device=choose_device(scenario.device),
     )
@@ -73,6 +75,12 @@ def _evaluate(message: Message, context: Context) -> Message:
         {"num-examples": len(records), "eval_loss": loss, "eval_accuracy": accuracy}
     )
     return _reply(message, {"metrics": metrics})
+
+
+def _with_server_settings(local: LocalTraining, config: ConfigRecord) -> LocalTraining:
+    """Flower's FedProx sends its proximal term with the model."""
+    mu = float(cast(float, config.get("proximal-mu", local.proximal_mu)))
+    return local.model_copy(update={"proximal_mu": mu})
 
 
 def partition_id(context: Context) -> int:

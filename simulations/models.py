@@ -18,6 +18,8 @@ from fl_audit.factories import BUILT_IN, ModelSpec
 from simulations.data import Dataset
 from simulations.scenario import Model
 
+_GROUPS = 8  # of GroupNorm in ResNets: divides every width
+
 
 def mlp(
     *, input_shape: Sequence[int], num_classes: int, hidden: Sequence[int] = (128,)
@@ -43,14 +45,7 @@ def lenet_zhu(
     References:
         Zhu, Liu, Han, "Deep Leakage from Gradients", NeurIPS 2019.
     """
-    if len(input_shape) != 3:
-        raise InputError(
-            "model.name",
-            "lenet_zhu",
-            f"it needs images, the inputs have shape {input_shape}",
-            "Use the model 'mlp', or a data set of images.",
-        )
-    channels, height, width = input_shape
+    channels, height, width = _image_shape("lenet_zhu", input_shape)
     size = [-(-side // 4) for side in (height, width)]  # strides 2, 2, 1 with padding 2
     model = nn.Sequential(
         nn.Conv2d(channels, 12, 5, stride=2, padding=2),
@@ -68,7 +63,45 @@ def lenet_zhu(
     return model
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "lenet_zhu": lenet_zhu}
+def convnet(
+    *, input_shape: Sequence[int], num_classes: int, width: int = 32, groups: int = 8
+) -> nn.Module:
+    """Two 3x3 convolutions with GroupNorm, ReLU and pooling, and a linear layer."""
+    channels, height, width_in = _image_shape("convnet", input_shape)
+    layers: list[nn.Module] = []
+    for out in (width, 2 * width):
+        layers += [
+            nn.Conv2d(channels, out, 3, padding=1),
+            nn.GroupNorm(groups, out),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        ]
+        channels = out
+    size = (height // 4) * (width_in // 4)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * size, num_classes))
+
+
+def resnet8(*, input_shape: Sequence[int], num_classes: int) -> nn.Module:
+    """The CIFAR ResNet with one block a stage, GroupNorm in place of BatchNorm."""
+    return _cifar_resnet(_image_shape("resnet8", input_shape)[0], num_classes, blocks=1)
+
+
+def resnet20(*, input_shape: Sequence[int], num_classes: int) -> nn.Module:
+    """The CIFAR ResNet with three blocks a stage, GroupNorm in place of BatchNorm.
+
+    References:
+        He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2.
+    """
+    return _cifar_resnet(_image_shape("resnet20", input_shape)[0], num_classes, blocks=3)
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "lenet_zhu": lenet_zhu,
+    "convnet": convnet,
+    "resnet8": resnet8,
+    "resnet20": resnet20,
+}
 
 
 def model_spec(model: Model, dataset: Dataset) -> ModelSpec:
@@ -120,3 +153,50 @@ def seeded(spec: ModelSpec, *, seed: int) -> nn.Module:
             "Return an instance of torch.nn.Module.",
         )
     return module
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions around a shortcut, which is a 1x1 convolution where sizes differ."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.GroupNorm(_GROUPS, out)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.norm2 = nn.GroupNorm(_GROUPS, out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels != out:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels, out, 1, stride, bias=False), nn.GroupNorm(_GROUPS, out)
+            )
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        hidden = torch.relu(self.norm1(self.conv1(inputs)))
+        return torch.relu(self.norm2(self.conv2(hidden)) + self.shortcut(inputs))
+
+
+def _cifar_resnet(channels: int, num_classes: int, *, blocks: int) -> nn.Module:
+    layers: list[nn.Module] = [
+        nn.Conv2d(channels, 16, 3, padding=1, bias=False),
+        nn.GroupNorm(_GROUPS, 16),
+        nn.ReLU(),
+    ]
+    width = 16
+    for out in (16, 32, 64):
+        for number in range(blocks):
+            layers.append(_Block(width, out, stride=2 if number == 0 and out > 16 else 1))
+            width = out
+    return nn.Sequential(
+        *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)
+    )
+
+
+def _image_shape(name: str, input_shape: Sequence[int]) -> Sequence[int]:
+    if len(input_shape) != 3:
+        raise InputError(
+            "model.name",
+            name,
+            f"it needs images, the inputs have shape {list(input_shape)}",
+            "Use the model 'mlp', or a data set of images.",
+        )
+    return input_shape

@@ -48,7 +48,7 @@ def build_population(scenario: Scenario) -> Population:
     Raises:
         InputError: If the data set is too small for what the scenario asks.
     """
-    dataset = load_dataset(scenario.data.name)
+    dataset = load_dataset(scenario.data)
     if scenario.data.random_labels:
         dataset = _with_random_labels(dataset, scenario.seeds("labels"))
     rng = scenario.seeds("population")

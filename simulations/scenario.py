@@ -37,9 +37,14 @@ class Federation(Table):
 
 
 class Data(Table):
-    """Where records come from."""
+    """Where records come from: a built-in name, a folder, a hub name, or "module:function"."""
 
     name: str = "digits"
+    split: str = Field(default="train", description="Folder or hub: which split")
+    input_column: str | None = Field(default=None, description="Folder or hub: found if null")
+    label_column: str | None = Field(default=None, description="Folder or hub: found if null")
+    settings: dict[str, JsonValue] = Field(default_factory=dict, description="module:function")
+    limit: int | None = Field(default=None, ge=1, description="Use at most so many records")
     examples_per_client: int | None = Field(
         default=40, ge=1, description="On average; all that the game leaves if null"
     )

@@ -35,29 +35,51 @@ def train(
     records: Records,
     training: LocalTraining,
     *,
+    server_round: int,
     rng: np.random.Generator,
     device: str = "cpu",
 ) -> tuple[float, int]:
     """Train `model` in place by SGD on mean cross-entropy.
 
+    Args:
+        model: The global model, on entry.
+        records: The client's data.
+        training: How.
+        server_round: Round number, from 1; the learning rate may depend on it.
+
     Returns:
-        The mean training loss over the examples seen (nats), and how many different examples.
+        The mean training loss over the examples seen (nats, without the proximal term), and how
+        many different examples were used.
     """
     model.to(device).train()
     inputs = torch.from_numpy(records.inputs).to(device)
     labels = torch.from_numpy(records.labels).to(device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=training.learning_rate)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=training.learning_rate_in(server_round),
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+    )
+    start = [p.detach().clone() for p in model.parameters()] if training.proximal_mu else []
     total, seen, rows_seen = 0.0, 0, set[int]()
     for rows in batches(len(records), training, rng=rng):
         index = torch.from_numpy(rows).to(device)
         optimizer.zero_grad(set_to_none=True)
         loss = nn.functional.cross_entropy(model(inputs[index]), labels[index])
-        loss.backward()  # type: ignore[no-untyped-call]
+        whole: torch.Tensor = loss + _proximal(model, start, training.proximal_mu)
+        whole.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         total += float(loss.detach()) * len(rows)
         seen += len(rows)
         rows_seen.update(rows.tolist())
     return total / seen, len(rows_seen)
+
+
+def _proximal(model: nn.Module, start: list[torch.Tensor], mu: float) -> torch.Tensor:
+    """mu/2 times the squared distance to the global model (Li et al., FedProx, MLSys 2020)."""
+    pairs = zip(model.parameters(), start, strict=False)  # `start` is empty without the term
+    distances = [(p - q).square().sum() for p, q in pairs]
+    return torch.stack(distances).sum() * (mu / 2) if distances else torch.zeros(())
 
 
 def evaluate(model: nn.Module, records: Records, *, device: str = "cpu") -> tuple[float, float]:

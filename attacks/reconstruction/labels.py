@@ -131,9 +131,10 @@ def _run(given: AttackInput) -> Reconstructions:
                 several.add(client)
                 continue
             update = view.client_update(server_round, client)
+            bias = _last_bias(update)
             counts = label_counts(
                 module,
-                {_last_bias(update): -update[_last_bias(update)] / local.learning_rate},
+                {bias: -update[bias] / local.learning_rate_in(server_round)},
                 _batch_size(given, server_round, client),
                 proxy_inputs=auxiliary.inputs,
                 proxy_labels=auxiliary.labels,

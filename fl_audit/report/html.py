@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -40,17 +40,14 @@ from fl_audit.results import (
 from fl_audit.run_directory import RunManifest
 from fl_audit.threat_model import PRESETS, parse_knowledge, parse_observations
 
-_T = TypeVar("_T")
-
-_LONG_LINK = 300
 _SHORT_LIST = 4  # shown as it is; a longer one of equal values is shown as "40 × 1"
 _MAX_CURVES = 14  # in one figure; more cannot be told apart
 _MAX_ROWS = 500  # of any table or list; what is left out is counted
 _PNG = re.compile(r"iVBORw0KGgo[A-Za-z0-9+/]*={0,2}")  # base64 of the signature of a PNG
-_LINK = re.compile(r"https://[^\s<>\"'`\\]+")
+_LINK = re.compile(r"https://[^\s<>\"'`\\]{1,300}")
 _METRICS = {
     "auc": "AUC",
-    "psnr_db": "PSNR",
+    "psnr_db": "PSNR, dB",
     "label_overlap": "label overlap",
     "exact": "exact records",
 }
@@ -137,21 +134,21 @@ def _environment() -> Environment:
         "confidence": lambda estimate: Markup(f"{100 * estimate.confidence:g}\u00a0%"),
         "ranges": _ranges,
         "setting": _setting,
-        "head": _head,
+        "head": lambda items: list(islice(items, _MAX_ROWS)),
         "num_left_out": lambda items: max(0, len(items) - _MAX_ROWS),
         "cut": clean_text,
         "png_uri": _png_uri,
     }
-    environment.tests["link"] = lambda text: len(text) <= _LONG_LINK and bool(_LINK.fullmatch(text))
+    environment.tests["link"] = lambda text: bool(_LINK.fullmatch(text))
     environment.globals |= {"who_could": _who_could, "zip": zip}
     return environment
 
 
 def _finalize(value: object) -> object:
     """What every value passes on its way into the page; escaping follows."""
-    if isinstance(value, Markup):
-        return value
-    return clean_text(value) if isinstance(value, str) else "–" if value is None else value
+    if value is None:
+        return "–"
+    return clean_text(value) if type(value) is str else value  # Markup is a subclass
 
 
 def _row(record: AnyAttackRecord) -> AttackRow:
@@ -262,9 +259,9 @@ def _metric(name: str) -> str:
 
 
 def _number(value: float, name: str) -> Markup:
-    """A metric's value: dB to one decimal, fractions to three, anything else to four digits."""
+    """A metric's value: dB to one place, fractions to three, anything else to four digits."""
     if name == "psnr_db":
-        text = f"{value:.1f}\u00a0dB"
+        text = f"{value:.1f}"
     elif name in _METRICS or name.startswith("tpr@fpr="):
         text = f"{value:.3f}"
     else:
@@ -296,8 +293,3 @@ def _setting(value: Any) -> str:
         return f"{len(value)} × {_setting(value[0])}"
     plain = isinstance(value, str)
     return clean_text(value if plain else json.dumps(value, ensure_ascii=False), 200)
-
-
-def _head(items: Iterable[_T]) -> list[_T]:
-    """The items that a table or list shows."""
-    return list(islice(items, _MAX_ROWS))

@@ -9,7 +9,7 @@ from fl_audit.errors import InputError
 from fl_audit.factories import ModelSpec
 from simulations.data import load_dataset
 from simulations.models import lenet_zhu, model_spec, seeded
-from simulations.scenario import Model
+from simulations.scenario import Data, Model
 
 MLP = ModelSpec(factory="simulations.models:mlp", settings={"input_shape": [4], "num_classes": 2})
 
@@ -48,5 +48,20 @@ def test_a_factory_that_returns_something_else_is_refused() -> None:
 
 
 def test_the_data_set_dictates_shape_and_classes() -> None:
-    spec = model_spec(Model(name="mlp", hidden=[7]), load_dataset("digits"))  # type: ignore[call-arg]
+    spec = model_spec(Model(name="mlp", hidden=[7]), load_dataset(Data(name="digits")))  # type: ignore[call-arg]
     assert spec.settings == {"input_shape": [1, 8, 8], "num_classes": 10, "hidden": [7]}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("convnet", 60_554), ("resnet8", 78_042), ("resnet20", 272_474)],
+)
+def test_image_models(name: str, parameters: int) -> None:
+    """ResNet-20 has 0.27 M parameters (He et al., table 6); these add 1x1 shortcuts."""
+    from simulations.models import MODELS
+
+    model = MODELS[name](input_shape=[3, 32, 32], num_classes=10)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    with pytest.raises(InputError, match="needs images"):
+        MODELS[name](input_shape=[30], num_classes=2)

@@ -227,7 +227,7 @@ def test_every_section_is_there_and_every_reference_resolves(report: AuditReport
 def test_numbers_stand_with_their_interval_their_control_and_their_n() -> None:
     interval = "95 %: 0.600 to 0.800 n = 40"
     assert f"AUC 0.700 {interval} 0.500 95 %: 0.400 to 0.600" in demo_text()
-    assert "PSNR 40.0 dB 95 %: 30.0 dB to 50.0 dB" in demo_text()
+    assert "PSNR, dB 40.0 95 %: 30.0 to 50.0" in demo_text()
     assert "TPR at FPR 0.01 refused: too few non-members" in demo_text()
     assert "20 members, 30 non-members" in demo_text()
     assert "rounds it could see 1–2, 4" in demo_text()

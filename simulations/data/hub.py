@@ -1,0 +1,161 @@
+"""Folders of parquet files or images, and names on the Hugging Face hub: one code path for both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import datasets
+import numpy as np
+from datasets import ClassLabel, Image
+from numpy.typing import NDArray
+
+from fl_audit.errors import InputError, did_you_mean
+from simulations.data.dataset import Dataset, make_dataset, spread
+
+_LABELS = ("label", "labels", "target", "class", "fine_label")
+_NUMERIC = ("int", "uint", "float", "double", "bool")
+
+
+def load_hub(
+    name: str,
+    *,
+    split: str = "train",
+    input_column: str | None = None,
+    label_column: str | None = None,
+    limit: int | None = None,
+) -> Dataset:
+    """Load a data set as `datasets.load_dataset` reads it.
+
+    Args:
+        name: A folder of parquet files, a folder of images by class, or a name on the hub.
+        split: Which split.
+        input_column: The image column; by default the only image column, or, for a table, all
+            numeric columns but the label.
+        label_column: The class column; by default one named like a label.
+        limit: Read at most so many records, spread evenly over the split.
+
+    Raises:
+        InputError: If it cannot be found or read, a column is missing, or an image is corrupt.
+    """
+    table = _load(name, split)
+    label = _label_column(name, table, label_column)
+    inputs = _input_columns(name, table, label, input_column)
+    if limit is not None and limit < len(table):
+        table = table.select(spread(len(table), limit))
+    labels, num_classes = _labels(name, table, label)
+    if isinstance(table.features[inputs[0]], Image):
+        values = _images(name, table, inputs[0])
+    else:
+        columns = [np.asarray(table.with_format("numpy")[c]) for c in inputs]
+        values = np.column_stack(columns)
+    return make_dataset(name, values, labels, num_classes)
+
+
+def _load(name: str, split: str) -> Any:
+    try:
+        return datasets.load_dataset(name, split=split)
+    except Exception as error:  # it raises anything, from any of its dependencies
+        where = "folder" if Path(name).exists() else "data set on the Hugging Face hub"
+        raise InputError(
+            "data.name",
+            name,
+            f"the {where} cannot be loaded ({type(error).__name__}: {error})",
+            "Give a folder of parquet files or of images by class, or a name on the hub; "
+            f"the split asked for is {split!r} (data.split).",
+        ) from error
+
+
+def _label_column(name: str, table: Any, wanted: str | None) -> str:
+    columns = list(table.features)
+    if wanted is not None:
+        return _existing(name, wanted, columns, "data.label_column")
+    classes = [c for c in columns if isinstance(table.features[c], ClassLabel)]
+    likely = [*classes, *(c for c in _LABELS if c in columns)]
+    if not likely:
+        raise InputError(
+            "data.label_column",
+            None,
+            f"none of the columns of {name!r} looks like a label",
+            f"Name one of: {', '.join(columns)}",
+        )
+    return str(likely[0])
+
+
+def _input_columns(name: str, table: Any, label: str, wanted: str | None) -> list[str]:
+    columns = [c for c in table.features if c != label]
+    if wanted is not None:
+        return [_existing(name, wanted, columns, "data.input_column")]
+    images = [c for c in columns if isinstance(table.features[c], Image)]
+    if len(images) == 1:
+        return images
+    numeric = [c for c in columns if _is_numeric(table.features[c])]
+    if images or not numeric:
+        raise InputError(
+            "data.input_column",
+            None,
+            f"{name!r} has {len(images)} image columns and {len(numeric)} numeric ones, so it is "
+            "not clear which are the inputs",
+            f"Name one of: {', '.join(columns)}",
+        )
+    return numeric
+
+
+def _existing(name: str, wanted: str, columns: list[str], key: str) -> str:
+    if wanted not in columns:
+        raise InputError(
+            key,
+            wanted,
+            f"{name!r} has no such column",
+            f"{did_you_mean(wanted, columns)}It has: {', '.join(columns)}",
+        )
+    return wanted
+
+
+def _is_numeric(feature: Any) -> bool:
+    return str(getattr(feature, "dtype", "")).startswith(_NUMERIC)
+
+
+def _labels(name: str, table: Any, column: str) -> tuple[NDArray[np.generic], int | None]:
+    """Class numbers, and how many classes there are if the data set says so."""
+    values = table[column]
+    feature = table.features[column]
+    if isinstance(feature, ClassLabel):
+        return np.asarray(values[:]), cast(int, feature.num_classes)
+    raw = np.asarray(values[:])
+    if raw.dtype.kind in "OUSb":  # words: number them in order
+        words, numbers = np.unique(raw.astype(str), return_inverse=True)
+        return numbers, len(words)
+    if raw.dtype.kind == "f":
+        raise InputError(
+            f"data.label_column {column!r}",
+            raw[:3],
+            f"the labels of {name!r} are real numbers, not classes",
+            "Name a column of classes.",
+        )
+    return raw, None
+
+
+def _images(name: str, table: Any, column: str) -> NDArray[np.float32]:
+    """All images as (n, channels, height, width) in [0, 1]."""
+    images: list[NDArray[np.uint8]] = []
+    for row in range(len(table)):
+        try:
+            pixels = np.asarray(table[row][column])
+        except Exception as error:  # Pillow raises anything on a hostile file
+            raise InputError(
+                f"row {row} of data {name!r}",
+                column,
+                f"the image is corrupt ({type(error).__name__})",
+                "Replace the file, or leave the row out.",
+            ) from error
+        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        if images and pixels.shape != images[0].shape:
+            raise InputError(
+                f"row {row} of data {name!r}",
+                pixels.shape,
+                f"images must have one shape; the first has {images[0].shape}",
+                "Resize or convert them beforehand.",
+            )
+        images.append(pixels)
+    return np.stack(images).astype(np.float32) / np.float32(255)
