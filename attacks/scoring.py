@@ -42,6 +42,7 @@ from fl_audit.stats import (
 FPRS = (0.01, 0.001)
 PSNR_CAP = 150.0  # dB: two float64 images that differ by rounding would give any number
 EXACT = 1e-6  # largest error of a reconstruction that is called exact
+_NULL_CONFIDENCE = 0.999
 _CURVE_POINTS = 400
 _ENOUGH_TARGETS = 2  # a mean of one has no interval
 
@@ -90,7 +91,7 @@ def membership_metrics(
                 f"{num_non_members} non-members cannot bound it from below; {needed} can"
             )
     curve = roc(is_member, scores)
-    keep = _thin(len(curve.fpr))
+    keep = _corners(curve.fpr, curve.tpr)
     return MembershipMetrics(
         num_members=int(is_member.sum()),
         num_non_members=num_non_members,
@@ -115,17 +116,20 @@ def _membership(
 ) -> MembershipResult:
     label = str(header["label"])
     check_member_scores(output.scores, len(game.candidates), label)
-    result = null = None
+    result = null = null_holds = None
     if truth is not None:
         result = membership_metrics(truth.is_member, output.scores)
         if null_scores is not None:
             check_member_scores(null_scores, len(game.null), label)
             null = membership_metrics(truth.null_is_member, null_scores)
+            wide = auc_ci(truth.null_is_member, null_scores, confidence=_NULL_CONFIDENCE)
+            null_holds = wide.low <= 0.5 <= wide.high
     record = MembershipRecord(
         **header,
         notes=list(output.notes),
         result=result,
         null=null,
+        null_holds=null_holds,
         scores_file=f"{label}.parquet",
     )
     is_member = None if truth is None else truth.is_member
@@ -176,7 +180,7 @@ def _metrics(
         values += [psnr(a, b) for a, b in zip(matched, original, strict=True)]
         errors += [float(np.abs(a - b).max()) for a, b in zip(matched, original, strict=True)]
     if len(values) >= _ENOUGH_TARGETS:
-        metrics["psnr_db"] = mean_ci(np.asarray(values))
+        metrics["psnr_db"] = mean_ci(np.asarray(values), bounds=(-np.inf, PSNR_CAP))
         metrics["exact"] = proportion(sum(e < EXACT for e in errors), len(errors))
     elif values:
         refused["psnr_db"] = f"{len(values)} record has no interval; reconstruct two or more"
@@ -247,9 +251,18 @@ def _arrays(
     return arrays
 
 
-def _thin(points: int) -> NDArray[np.int64]:
-    """Places to keep of a curve's points: all of a short curve, denser at low FPR of a long one."""
-    if points <= _CURVE_POINTS:
-        return np.arange(points)
-    spread = np.geomspace(1, points, _CURVE_POINTS).round().astype(np.int64) - 1
-    return np.unique(np.concatenate([[0], spread, [points - 1]]))
+def _corners(fpr: NDArray[np.float64], tpr: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Places of a curve's points to keep: those where it turns, fewer of them if it turns often.
+
+    A ROC curve is a staircase, so nothing is lost by leaving out points on a straight run. Of more
+    than `_CURVE_POINTS` corners, those at low false-positive rates are kept closer together.
+    """
+    across, up = np.diff(fpr), np.diff(tpr)
+    turns = ~np.isclose(across[:-1] * up[1:], up[:-1] * across[1:], rtol=1e-9, atol=0)
+    last = len(fpr) - 1
+    corners = np.array([0, *np.flatnonzero(turns) + 1, last], dtype=np.int64)
+    if len(corners) <= _CURVE_POINTS:
+        return corners
+    places = np.geomspace(1, len(corners), _CURVE_POINTS).round().astype(np.int64) - 1
+    kept: NDArray[np.int64] = corners[np.unique(np.append(places, len(corners) - 1))]
+    return kept

@@ -89,6 +89,10 @@ class MembershipRecord(AttackRecord):
     null: MembershipMetrics | None = Field(
         description="The same attack on candidates of which none was trained on; chance = sound"
     )
+    null_holds: bool | None = Field(
+        description="Whether chance lies in the null's 99.9 % AUC interval: at 95 % one sound "
+        "attack in twenty would look off"
+    )
     scores_file: str = Field(
         pattern=r"^[^/\\]+\.parquet$",  # a name, so that it cannot point out of results/
         description="Parquet with id, label, is_member, score, in results/",

@@ -24,7 +24,7 @@ from fl_audit.errors import RunDirectoryError, clean_text
 from fl_audit.factories import ModelSpec
 from fl_audit.files import find_special_file, private_directory, read_json, write_text
 from fl_audit.local_training import LocalTrainings
-from fl_audit.results import Record, Text
+from fl_audit.results import Estimate, Record, Text
 from fl_audit.threat_model import ThreatModel, flag_names, parse_knowledge, parse_observations
 from fl_audit.trace import Trace
 
@@ -68,8 +68,8 @@ class Utility(Record):
     """How well the global model works after a round, on records nobody trained on."""
 
     round: int
-    loss: float | None = Field(description="Mean cross-entropy, nats; None if it is not finite")
-    accuracy: float = Field(ge=0, le=1)
+    loss: Estimate | None = Field(description="Mean cross-entropy, nats; None if not finite")
+    accuracy: Estimate
 
 
 class RunManifest(Record):

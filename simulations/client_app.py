@@ -70,9 +70,13 @@ def _evaluate(message: Message, context: Context) -> Message:
     records = population.clients[partition_id(context)]
     model = seeded(spec, seed=0)
     load_record(model, _arrays(message))
-    loss, accuracy = evaluate(model, records, device=choose_device(scenario.device))
+    losses, right = evaluate(model, records, device=choose_device(scenario.device))
     metrics = MetricRecord(
-        {"num-examples": len(records), "eval_loss": loss, "eval_accuracy": accuracy}
+        {
+            "num-examples": len(records),
+            "eval_loss": float(losses.mean()),
+            "eval_accuracy": float(right.mean()),
+        }
     )
     return _reply(message, {"metrics": metrics})
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 
+import numpy as np
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from attacks.devices import choose_device
 from fl_audit.run_directory import RunDirectory, RunManifest, Utility
+from fl_audit.stats import mean_ci, proportion
 from simulations.arrays import load_record, to_record
 from simulations.client_app import SCENARIO_KEY, shared_state
 from simulations.defences import build_strategy
@@ -53,15 +54,15 @@ def make_server_app(
 
         def utility(server_round: int, arrays: ArrayRecord) -> MetricRecord:
             load_record(model, arrays)
-            loss, accuracy = evaluate(model, population.test, device=device)
+            losses, right = evaluate(model, population.test, device=device)
             model.cpu()
+            accuracy = proportion(int(right.sum()), len(right))
+            is_known = len(losses) > 1 and bool(np.isfinite(losses).all())
             entry = Utility(
-                round=server_round,
-                loss=loss if math.isfinite(loss) else None,
-                accuracy=accuracy,
+                round=server_round, loss=mean_ci(losses) if is_known else None, accuracy=accuracy
             )
             recorder.update(utility=[*recorder.manifest.utility, entry])
-            return MetricRecord({"accuracy": accuracy})
+            return MetricRecord({"accuracy": accuracy.value})
 
         logging.getLogger("fl_audit").debug("starting %d rounds", scenario.federation.rounds)
         strategy.start(

@@ -82,11 +82,13 @@ def _proximal(model: nn.Module, start: list[torch.Tensor], mu: float) -> torch.T
     return torch.stack(distances).sum() * (mu / 2) if distances else torch.zeros(())
 
 
-def evaluate(model: nn.Module, records: Records, *, device: str = "cpu") -> tuple[float, float]:
-    """Mean cross-entropy (nats) and accuracy (fraction) of `model` in eval mode."""
+def evaluate(
+    model: nn.Module, records: Records, *, device: str = "cpu"
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Cross-entropy of each record (nats), and whether it is classified right, in eval mode."""
     model.to(device).eval()
     labels = torch.from_numpy(records.labels).to(device)
     with torch.no_grad():
         logits = model(torch.from_numpy(records.inputs).to(device))
-    loss = nn.functional.cross_entropy(logits, labels)
-    return float(loss), float((logits.argmax(1) == labels).double().mean())
+    losses = nn.functional.cross_entropy(logits.double(), labels, reduction="none")
+    return losses.cpu().numpy(), (logits.argmax(1) == labels).cpu().numpy()

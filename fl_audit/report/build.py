@@ -90,7 +90,7 @@ def _round(index: RoundIndex) -> RoundSummary:
         round=index.round,
         state=index.state,
         sampled=len(index.sampled),
-        replied=sum(r.arrays is not None for r in index.replies),
+        replied=len(usable),
         failed=len(index.replies) - len(usable),
     )
 

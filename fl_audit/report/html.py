@@ -29,7 +29,7 @@ from fl_audit.report.figures import (
     utility_figure,
 )
 from fl_audit.report.model import AuditReport
-from fl_audit.report.verdict import null_is_off, verdict
+from fl_audit.report.verdict import verdict
 from fl_audit.results import (
     AnyAttackRecord,
     Estimate,
@@ -157,7 +157,7 @@ def _row(record: AnyAttackRecord) -> AttackRow:
 
 
 def _tone(record: AnyAttackRecord, sentence: str) -> str:
-    if isinstance(record, MembershipRecord) and null_is_off(record.null):
+    if isinstance(record, MembershipRecord) and record.result and record.null_holds is False:
         return "doubt"
     starts = {
         "leaks": "leak",
@@ -231,7 +231,7 @@ def _utility(run: RunManifest) -> list[Markup]:
     return [
         utility_figure(
             rounds,
-            [getattr(u, measure) for u in run.utility],
+            [None if (e := getattr(u, measure)) is None else e.value for u in run.utility],
             quantity=quantity,
             name=measure,
             label=f"Line chart: {measure} of the global model after each round.",

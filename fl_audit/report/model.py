@@ -23,7 +23,7 @@ class RoundSummary(Record):
     round: int
     state: Literal["sent", "replied", "aggregated"]
     sampled: int
-    replied: int = Field(description="Clients whose reply carries arrays")
+    replied: int = Field(description="Clients whose reply carries finite arrays")
     failed: int = Field(description="Clients that replied with an error, or with nothing usable")
 
 

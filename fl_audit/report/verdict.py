@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fl_audit.results import (
     AnyAttackRecord,
-    Estimate,
     MembershipMetrics,
     MembershipRecord,
     ReconstructionRecord,
@@ -23,24 +22,32 @@ def verdict(record: AnyAttackRecord) -> str:
     return f"not available: {record.reason}"
 
 
-def null_is_off(null: MembershipMetrics | None) -> bool:
-    """Whether the attack finds members where there are none."""
-    return null is not None and not _holds_chance(null.metrics["auc"])
-
-
 def _membership(record: MembershipRecord) -> str:
     if record.result is None:
         return "scores only: no truth to compare with"
-    auc = record.result.metrics["auc"]
-    if auc.low > CHANCE:
-        sentence = "leaks membership"
-    elif auc.high < CHANCE:
-        sentence = "below chance: check the sign or the setup"
-    else:
-        sentence = NOTHING_FOUND
-    if null_is_off(record.null):
+    sentence = _finding(record.result)
+    if record.null_holds is False:
         sentence += "; null control is off: do not trust this number"
     return sentence
+
+
+def _finding(result: MembershipMetrics) -> str:
+    auc = result.metrics.get("auc")
+    if auc is not None and auc.low > CHANCE:
+        return "leaks membership"
+    for name, estimate in result.metrics.items():
+        rate = _false_positive_rate(name)
+        if rate is not None and estimate.low > rate:  # though the average looks like chance
+            return f"leaks membership of some records (at {100 * rate:g} % false positives)"
+    if auc is not None and auc.high < CHANCE:
+        return "below chance: check the sign or the setup"
+    return NOTHING_FOUND
+
+
+def _false_positive_rate(name: str) -> float | None:
+    """The rate in a metric's name, such as "tpr@fpr=0.01"."""
+    _, found, rate = name.partition("tpr@fpr=")
+    return float(rate) if found else None
 
 
 def _reconstruction(record: ReconstructionRecord) -> str:
@@ -48,6 +55,8 @@ def _reconstruction(record: ReconstructionRecord) -> str:
         return "made no claim"
     if not record.metrics:
         return "claims only: no truth to compare with"
+    if not set(record.metrics) & set(record.baseline):
+        return "reconstructed something; there is no guess to compare it with"
     better = [
         name
         for name, estimate in record.metrics.items()
@@ -56,7 +65,3 @@ def _reconstruction(record: ReconstructionRecord) -> str:
     if better:
         return "training data reconstructed better than a guess"
     return "no better than a guess at this power"
-
-
-def _holds_chance(estimate: Estimate) -> bool:
-    return estimate.low <= CHANCE <= estimate.high

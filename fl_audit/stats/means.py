@@ -11,12 +11,18 @@ from fl_audit.results import Estimate
 from fl_audit.stats.checks import check_confidence
 
 
-def mean_ci(values: NDArray[np.float64], *, confidence: float = 0.95) -> Estimate:
+def mean_ci(
+    values: NDArray[np.float64],
+    *,
+    confidence: float = 0.95,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> Estimate:
     """Mean of independent values with Student's t interval.
 
     Args:
         values: At least two finite numbers, shape (n,).
         confidence: Coverage for normal values; approximate for others.
+        bounds: What a mean can be at all; the interval is cut to it.
 
     Raises:
         InputError: If there are fewer than two values, or one is not finite.
@@ -33,5 +39,9 @@ def mean_ci(values: NDArray[np.float64], *, confidence: float = 0.95) -> Estimat
     error = float(values.std(ddof=1)) / len(values) ** 0.5
     half = float(stdtrit(len(values) - 1, (1 + confidence) / 2)) * error
     return Estimate(
-        value=mean, low=mean - half, high=mean + half, confidence=confidence, n=len(values)
+        value=mean,
+        low=max(bounds[0], mean - half),
+        high=min(bounds[1], mean + half),
+        confidence=confidence,
+        n=len(values),
     )

@@ -43,7 +43,12 @@ LEAKS, AT_CHANCE = scored((0.6, 0.7, 0.8)), scored((0.4, 0.5, 0.6))
 
 def attack(kind: str, label: str, **changes: Any) -> dict[str, Any]:
     own: dict[str, dict[str, Any]] = {
-        "membership": {"result": LEAKS, "null": AT_CHANCE, "scores_file": "loss.parquet"},
+        "membership": {
+            "result": LEAKS,
+            "null": AT_CHANCE,
+            "null_holds": True,
+            "scores_file": "loss.parquet",
+        },
         "reconstruction": {
             "num_targets": 6,
             "metrics": {"psnr_db": estimate((30, 40, 50))},
@@ -85,8 +90,11 @@ RUN: dict[str, Any] = json.loads("""{
     "local_training": {"clients": {"4": {"algorithm": "fedsgd"}}},
     "planned_rounds": 2, "num_clients": 5,
     "data": {"name": "digits", "examples_per_client": [40, 40, 40, 40, 40]},
-    "utility": [{"round": 0, "loss": 2.3, "accuracy": 0.1},
-                {"round": 2, "loss": null, "accuracy": 0.6}],
+    "utility": [{"round": 0,
+                 "loss": {"value": 2.3, "low": 2.2, "high": 2.4, "confidence": 0.95, "n": 200},
+                 "accuracy": {"value": 0.1, "low": 0, "high": 0.2, "confidence": 0.95, "n": 9}},
+                {"round": 2, "loss": null,
+                 "accuracy": {"value": 0.6, "low": 0.5, "high": 0.7, "confidence": 0.95, "n": 9}}],
     "problems": [{"where": "recording", "round": 2, "message": "disk full"}],
     "seconds": {"federation": 1.25}
 }""")
@@ -196,7 +204,10 @@ def test_limits_and_not_values_decide_the_verdict(
 
 @pytest.mark.parametrize("null", [(0.51, 0.6, 0.7), (0.3, 0.4, 0.49)])
 def test_a_null_control_off_chance_says_so_whatever_was_found(null: Limits) -> None:
-    attacks = [membership(result=found, null=scored(null)) for found in (LEAKS, AT_CHANCE)]
+    attacks = [
+        membership(result=found, null=scored(null), null_holds=False)
+        for found in (LEAKS, AT_CHANCE)
+    ]
     report = make_report(attacks=attacks)
     for record in report.attacks:
         assert verdict(record).endswith("null control is off: do not trust this number")
