@@ -6,11 +6,16 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, get_args
+
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
 
 from attacks.audit import audit_run, check_attacks, not_tested, parse_attacks
 from attacks.devices import choose_device
+from fl_audit.errors import InputError, UnknownNameError
 from fl_audit.files import write_text
 from fl_audit.game import Target, write_game, write_targets
 from fl_audit.report.build import build_report
@@ -19,6 +24,7 @@ from fl_audit.run_directory import Problem, RunDirectory, RunManifest, ThreatMod
 from fl_audit.versions import versions
 from simulations.client_app import SCENARIO_KEY, make_client_app, shared_state
 from simulations.defences import build_strategy
+from simulations.engines.calls import RunConfig
 from simulations.engines.local import run_local
 from simulations.population import Population
 from simulations.scenario import Scenario, dump_scenario, load_scenario
@@ -26,8 +32,22 @@ from simulations.server_app import make_server_app
 from simulations.training import batches
 from strategies.recorder import utc_now
 
-Engine = Literal["local"]
+Engine = Literal["local", "ray"]
 Progress = Callable[[str, int, int], None]
+
+
+class _Start(Protocol):
+    """Runs a server app against copies of a client app."""
+
+    def __call__(
+        self,
+        server_app: ServerApp,
+        client_app: ClientApp,
+        *,
+        num_clients: int,
+        run_config: RunConfig,
+        seed: int,
+    ) -> None: ...
 
 
 def run_scenario(
@@ -36,6 +56,7 @@ def run_scenario(
     out: str | Path,
     engine: Engine = "local",
     overwrite: bool = False,
+    ray_address: str | None = None,
     progress: Progress | None = None,
 ) -> AuditReport:
     """Run a federation with its adversary, attack what was recorded, and write the report.
@@ -46,8 +67,10 @@ def run_scenario(
     Args:
         scenario: A scenario, or the path of a TOML file.
         out: The run directory to create.
-        engine: "local": in this process.
+        engine: "local": in this process; "ray": Flower's simulation on Ray. Both give the same
+            arrays.
         overwrite: Delete a run directory that stands at `out`.
+        ray_address: "host:port" of an existing Ray cluster, for engine "ray".
         progress: Called with (what, done, total).
 
     Returns:
@@ -58,14 +81,33 @@ def run_scenario(
     """
     if not isinstance(scenario, Scenario):
         scenario = load_scenario(scenario)
+    start = _engine(engine, ray_address)
     with _quiet_flower():
-        return _run_scenario(scenario, out, engine, overwrite=overwrite, progress=progress)
+        return _run_scenario(
+            scenario, Path(out), engine, start, overwrite=overwrite, progress=progress
+        )
+
+
+def _engine(engine: Engine, ray_address: str | None) -> _Start:
+    """The function that runs apps on an engine."""
+    if engine == "ray":
+        from simulations.engines.ray import run_ray  # Ray is slow to import
+
+        return partial(run_ray, address=ray_address)
+    if ray_address is not None:
+        raise InputError(
+            "ray_address", ray_address, "engine 'local' uses no Ray", "Choose engine 'ray'."
+        )
+    if engine != "local":
+        raise UnknownNameError("engine", engine, get_args(Engine))
+    return run_local
 
 
 def _run_scenario(
     scenario: Scenario,
-    out: str | Path,
+    out: Path,
     engine: Engine,
+    start: _Start,
     *,
     overwrite: bool,
     progress: Progress | None,
@@ -73,13 +115,13 @@ def _run_scenario(
     requests = parse_attacks(scenario.audit.attacks)
     check_attacks(requests, scenario.threat_model.model())
     population, manifest = _prepare(scenario, engine)
-    run = RunDirectory.create(Path(out), overwrite=overwrite)
+    run = RunDirectory.create(out, overwrite=overwrite)
     write_text(run.scenario_file, dump_scenario(scenario))
     write_game(run, population.game, population.truth)
     write_targets(run, _targets(scenario, population))
     seconds: dict[str, float] = {}
     with _stage("federation", seconds, run):
-        _run_federation(scenario, run, manifest, progress)
+        _run_federation(scenario, run, manifest, start, progress)
     with _stage("attacks", seconds, run):
         audit_run(
             run.path,
@@ -127,7 +169,11 @@ def _prepare(scenario: Scenario, engine: Engine) -> tuple[Population, RunManifes
 
 
 def _run_federation(
-    scenario: Scenario, run: RunDirectory, manifest: RunManifest, progress: Progress | None
+    scenario: Scenario,
+    run: RunDirectory,
+    manifest: RunManifest,
+    start: _Start,
+    progress: Progress | None,
 ) -> None:
     rounds = scenario.federation.rounds
 
@@ -137,7 +183,7 @@ def _run_federation(
 
     if progress is not None:
         progress("federation", 0, rounds)
-    run_local(
+    start(
         make_server_app(run, manifest, on_round=on_round),
         make_client_app(scenario),
         num_clients=scenario.federation.clients,

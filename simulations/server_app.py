@@ -15,10 +15,12 @@ from fl_audit.stats import mean_ci, proportion
 from simulations.arrays import load_record, to_record
 from simulations.client_app import SCENARIO_KEY, shared_state
 from simulations.defences import build_strategy
+from simulations.engines.calls import RepeatableStrategy
 from simulations.models import seeded
 from simulations.training import evaluate
 from strategies.curious import CuriousStrategy
 from strategies.identify import identify_nodes, wait_for_nodes
+from strategies.ordered_grid import OrderedGrid
 from strategies.recorder import Recorder
 
 RoundCallback = Callable[[int], None]
@@ -40,9 +42,12 @@ def make_server_app(
     def main(grid: Grid, context: Context) -> None:
         scenario, population, spec = shared_state(str(context.run_config[SCENARIO_KEY]))
         nodes = wait_for_nodes(grid, scenario.federation.clients)
-        recorder = Recorder(run, manifest, clients=identify_nodes(grid, nodes))
+        clients = identify_nodes(grid, nodes)
+        grid = OrderedGrid(grid, clients)
+        recorder = Recorder(run, manifest, clients=clients)
+        inner = build_strategy(scenario.strategy, scenario.defence, scenario.federation)
         strategy = CuriousStrategy(
-            build_strategy(scenario.strategy, scenario.defence, scenario.federation),
+            RepeatableStrategy(inner, seed=scenario.seed),
             trace=recorder,
             attacks=scenario.audit.attacks,
             every=scenario.audit.every,

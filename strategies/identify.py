@@ -13,7 +13,7 @@ from flwr.app import Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from fl_audit.errors import InputError
+from fl_audit.errors import InputError, clean_text
 
 _ACTION = "fl_audit_identify"
 _TYPE = f"{MessageType.QUERY}.{_ACTION}"
@@ -55,15 +55,29 @@ def wait_for_nodes(
 
 
 def identify_nodes(grid: Grid, nodes: list[int]) -> dict[int, int]:
-    """Node id -> partition id of every node that answers."""
+    """Node id -> partition id of every node.
+
+    Raises:
+        InputError: If a node does not answer, or fails to.
+    """
     messages = [
         Message(content=RecordDict(), message_type=_TYPE, dst_node_id=node) for node in nodes
     ]
-    replies = grid.send_and_receive(messages, timeout=60)
-    return {
+    replies = list(grid.send_and_receive(messages, timeout=120))
+    found = {
         reply.metadata.src_node_id: int(
             reply.content.metric_records["identity"]["partition-id"]  # type: ignore[arg-type]
         )
         for reply in replies
         if reply.has_content()
     }
+    missing = sorted(set(nodes) - set(found))
+    if missing:
+        reasons = {str(reply.error.reason) for reply in replies if reply.has_error()}
+        raise InputError(
+            "nodes",
+            missing,
+            f"did not say which partition they are ({clean_text('; '.join(sorted(reasons)), 300)})",
+            "Wrap the client app so that it answers (strategies.identify.answer_identify).",
+        )
+    return found

@@ -75,7 +75,10 @@ def print_results(records: Sequence[AnyAttackRecord]) -> None:
     from fl_audit.report.verdict import verdict
 
     table = Table(
-        title="What the attacks found (95 % intervals)", title_justify="left", box=SIMPLE_HEAD
+        title="What the attacks found (95 % intervals)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for heading in ("attack", "figure", "found", "control"):
         table.add_column(heading, no_wrap=True)

@@ -21,4 +21,6 @@ def demo(
     from fl_audit.cli.run import run_and_show
 
     with as_file(files("simulations.scenarios") / "demo.toml") as scenario:
-        run_and_show(scenario, out=out, overrides=[f"seed={seed}"], overwrite=overwrite)
+        run_and_show(
+            scenario, out=out, overrides=[f"seed={seed}"], options={"overwrite": overwrite}
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,12 +20,21 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete a run that stands at --out.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(help="local: in this process; ray: Flower's simulation on Ray.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="host:port of an existing Ray cluster.")
+    ] = None,
 ) -> None:
     """Simulate a federation with an adversary, attack what it saw, and write a report."""
-    run_and_show(scenario, out=out, overrides=override or [], overwrite=overwrite)
+    options = {"overwrite": overwrite, "engine": engine, "ray_address": ray_address}
+    run_and_show(scenario, out=out, overrides=override or [], options=options)
 
 
-def run_and_show(scenario: Path, *, out: Path, overrides: list[str], overwrite: bool) -> None:
+def run_and_show(
+    scenario: Path, *, out: Path, overrides: list[str], options: dict[str, Any]
+) -> None:
     """Run a scenario file with a progress bar; print results and where the report is."""
     from simulations.run import run_scenario
     from simulations.scenario import load_scenario
@@ -33,7 +42,7 @@ def run_and_show(scenario: Path, *, out: Path, overrides: list[str], overwrite: 
     loaded = load_scenario(scenario, overrides)
     try:
         with progress_bar() as progress:
-            report = run_scenario(loaded, out=out, overwrite=overwrite, progress=progress)
+            report = run_scenario(loaded, out=out, progress=progress, **options)
     except KeyboardInterrupt:
         if (out / "run.json").exists():
             error_console.print(

@@ -5,14 +5,12 @@ Every private name of Flower that fl-audit touches is in this file.
 
 from __future__ import annotations
 
-import random
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, cast
 
-import numpy as np
 import torch
 from flwr.app import Context, Error, Message, Metadata, RecordDict
 from flwr.clientapp import ClientApp
@@ -21,13 +19,11 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run  # private
 from flwr.supercore.task_identity import TaskIdentity  # private: Message() fails without it
 
-from fl_audit.randomness import derived_seed
+from simulations.engines.calls import RepeatableClientApp, RunConfig, seeded_globals
 
 _RUN_ID = 1
 _SERVER_NODE_ID = 1 << 60
 _FIRST_NODE_ID = 1
-
-RunConfig = Mapping[str, bool | float | int | str]
 
 
 def run_local(
@@ -60,8 +56,7 @@ class LocalGrid(Grid):
     def __init__(
         self, client_app: ClientApp, num_clients: int, run_config: RunConfig, *, seed: int
     ) -> None:
-        self._app = client_app
-        self._seed = seed
+        self._app = RepeatableClientApp(client_app, run_config=run_config, seed=seed)
         self._run = Run.create_empty(run_id=_RUN_ID)
         self._num_messages = 0
         self._replies: dict[str, Message] = {}
@@ -120,8 +115,7 @@ class LocalGrid(Grid):
         delivered = _private_message(deepcopy(message.content), message.metadata)
         context = self._contexts[message.metadata.dst_node_id]
         try:
-            with seeded_globals(derived_seed(self._seed, "call", *_call_path(delivered, context))):
-                reply = self._app(delivered, context)
+            reply = self._app(delivered, context)
         except Exception as error:  # noqa: BLE001 — any client failure becomes an error reply
             reason = f"{type(error).__name__}: {error}"
             reply = Message(
@@ -145,30 +139,6 @@ def _context(node_id: int, node_config: dict[str, int], run_config: RunConfig) -
         state=RecordDict(),
         run_config=dict(run_config),
     )
-
-
-def _call_path(message: Message, context: Context) -> tuple[int | str, ...]:
-    """What a client's global draws may depend on: never on which process makes the call."""
-    configs = message.content.config_records.values()
-    rounds = [int(c["server-round"]) for c in configs if "server-round" in c]  # type: ignore[arg-type]
-    partition = int(context.node_config["partition-id"])
-    return (message.metadata.message_type, partition, *rounds)
-
-
-@contextmanager
-def seeded_globals(seed: int) -> Iterator[None]:
-    """Seed `random` and `np.random`, which Flower draws from, and restore them afterwards.
-
-    This is the one place that may: DP noise and client sampling cannot be given a generator.
-    """
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002
 
 
 @contextmanager
