@@ -37,6 +37,10 @@ class InputError(AuditError, ValueError):
         self.rule, self.remedy = clean_text(rule, _MAX_CLAUSE), clean_text(remedy, _MAX_CLAUSE)
         super().__init__(f"{self.name} = {shorten(value)}: {self.rule}. {self.remedy}")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """How it crosses to another process: an exception is otherwise rebuilt from its message."""
+        return _rebuild, (type(self), self.args), self.__dict__
+
 
 class UnknownNameError(InputError):
     """A name that is not in a list of known names."""
@@ -61,6 +65,12 @@ class TraceError(InputError):
 
 class RunDirectoryError(InputError):
     """A run directory cannot be created, opened or written."""
+
+
+def _rebuild(kind: type[InputError], args: tuple[object, ...]) -> InputError:
+    error = kind.__new__(kind)
+    error.args = args
+    return error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

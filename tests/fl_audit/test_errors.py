@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,6 +36,19 @@ def test_an_error_gives_name_value_rule_and_remedy() -> None:
 def test_every_error_is_an_audit_error_and_a_value_error(kind: type[Exception]) -> None:
     assert issubclass(kind, AuditError)
     assert issubclass(kind, ValueError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [TraceError("round", 3, "rule", "Remedy."), UnknownNameError("attack", "lria", ["lira"])],
+    ids=["four arguments", "three arguments"],
+)
+def test_an_error_crosses_to_another_process(error: InputError) -> None:
+    """Workers send their exceptions home by pickle, which by default calls `kind(message)`."""
+    arrived = pickle.loads(pickle.dumps(error))  # noqa: S301
+    assert type(arrived) is type(error)
+    assert str(arrived) == str(error)
+    assert (arrived.name, arrived.value, arrived.remedy) == (error.name, error.value, error.remedy)
 
 
 def test_an_unknown_name_gets_a_guess_and_the_list() -> None:

@@ -54,7 +54,7 @@ def test_other_modules_are_not_ours(factory: str) -> None:
 
 @pytest.mark.parametrize("name", ["prod", "ModelSpec", "load_dataset", "torch", "MODELS"])
 def test_what_our_module_merely_imports_is_not_a_model(name: str) -> None:
-    with pytest.raises(InputError, match="model.factory"):
+    with pytest.raises(InputError, match=r"model\.factory"):
         ModelSpec(factory=f"simulations.models:{name}").builder(trusted=False)
 
 

@@ -137,7 +137,7 @@ def test_the_digest_of_an_array_is_that_of_its_values() -> None:
 )
 def test_doubtful_json_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError):  # noqa: PT011 — json's own words differ from case to case
         read_json(tmp_path / "a.json")
 
 

@@ -142,7 +142,7 @@ BAD_ARRAYS: dict[str, Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]] 
     "float ids": lambda a: {**a, "ids": a["ids"].astype(np.float32)},
     "float64 inputs": lambda a: {**a, "inputs": a["inputs"].astype(np.float64)},
     "NaN inputs": lambda a: {**a, "inputs": a["inputs"] * np.float32(np.nan)},
-    "one number for inputs": lambda a: {**a, "inputs": np.float32(1).reshape(())},
+    "one number for inputs": lambda a: {**a, "inputs": np.array(1, dtype=np.float32)},
 }
 
 

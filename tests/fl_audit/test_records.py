@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,6 @@ def test_parts_are_concatenated() -> None:
 @pytest.mark.parametrize("short", ["ids", "inputs", "labels"])
 def test_unequal_lengths_are_refused(short: str) -> None:
     whole = records(1, 2, 3)
-    fields = {"ids": whole.ids, "inputs": whole.inputs, "labels": whole.labels}
+    fields: dict[str, Any] = {"ids": whole.ids, "inputs": whole.inputs, "labels": whole.labels}
     with pytest.raises(InputError, match="equal length"):
-        Records(**{**fields, short: fields[short][:2]})  # type: ignore[arg-type]
+        Records(**{**fields, short: fields[short][:2]})

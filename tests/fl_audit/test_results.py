@@ -33,7 +33,12 @@ METRICS = {
     "roc": {"fpr": [0.0, 1.0], "tpr": [0.0, 1.0]},
 }
 BY_KIND: dict[str, dict[str, Any]] = {
-    "membership": {"result": METRICS, "null": None, "scores_file": "cosine.parquet"},
+    "membership": {
+        "result": METRICS,
+        "null": None,
+        "null_holds": None,
+        "scores_file": "cosine.parquet",
+    },
     "reconstruction": {
         "num_targets": 1,
         "metrics": {"psnr": AUC},

@@ -75,7 +75,11 @@ def test_everything_in_it_is_private_and_nothing_is_a_pickle(run: RunDirectory) 
     for path in [run.path, *run.path.rglob("*")]:
         mode = stat.S_IMODE(path.stat().st_mode)
         assert mode == (0o700 if path.is_dir() else 0o600), path
-    kinds = {"json": json.loads, "toml": str, "safetensors": bytes}
+    kinds: dict[str, Callable[[Any], object]] = {
+        "json": json.loads,
+        "toml": str,
+        "safetensors": bytes,
+    }
     for name, data in files(run.path).items():
         kinds[name.rpartition(".")[2]](data.decode() if name.endswith(".json") else data)
         if name.endswith(".safetensors"):
@@ -196,13 +200,14 @@ def flower_app(tmp_path: Path) -> Path:
     return app
 
 
-@pytest.mark.parametrize("place", [".", "runs/1", "../app/runs", "../link/runs"])
+@pytest.mark.parametrize("place", ["app", "app/runs/1", "app/../app/runs", "link", "link/1"])
 def test_a_flower_app_is_refused(place: str, flower_app: Path) -> None:
     """Its folder is shipped to every node: the trace would go with it."""
-    (flower_app.parent / "link").symlink_to(flower_app, target_is_directory=True)
+    (flower_app / "data").mkdir()
+    (flower_app.parent / "link").symlink_to(flower_app / "data", target_is_directory=True)
     before = sorted(flower_app.rglob("*"))
     with pytest.raises(RunDirectoryError, match="inside the Flower app"):
-        RunDirectory.create(flower_app / place)
+        RunDirectory.create(flower_app.parent / place)
     assert sorted(flower_app.rglob("*")) == before
 
 

@@ -140,7 +140,7 @@ def test_a_key_that_stands_there_twice_is_refused(trace_directory: Path) -> None
 
 def test_a_newer_schema_asks_for_an_upgrade(trace_directory: Path) -> None:
     edit(trace_directory, put("schema_version", 2))
-    with pytest.raises(TraceError, match="schema_version = 2: .* Upgrade fl-audit"):
+    with pytest.raises(TraceError, match=r"schema_version = 2: .* Upgrade fl-audit"):
         Trace.open(trace_directory)
 
 
