@@ -15,6 +15,7 @@ from fl_audit.cli.console import errors
 from fl_audit.cli.demo import demo
 from fl_audit.cli.report import report
 from fl_audit.cli.run import run
+from fl_audit.siblings import check_siblings
 
 app = typer.Typer(
     name="fl-audit",
@@ -56,5 +57,6 @@ def main() -> None:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
     with errors():
+        check_siblings()
         app()
     sys.exit(0)

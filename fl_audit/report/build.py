@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import json
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from fl_audit.errors import RunDirectoryError, TraceError, clean_text
+from fl_audit.files import read_json
 from fl_audit.game import has_game, read_game
 from fl_audit.report.model import (
     AuditReport,
@@ -28,6 +29,7 @@ from fl_audit.run_directory import RunDirectory
 from fl_audit.trace import RoundIndex, Trace
 
 _MAX_IMAGES = 24
+_RECONSTRUCTION = re.compile(r"(round_([0-9]{4,9})/client_([0-9]{1,20}))/reconstruction")
 _KINDS = ("membership", "reconstruction", "unavailable")
 _RECORDS: TypeAdapter[AnyAttackRecord] = TypeAdapter(AnyAttackRecord)
 
@@ -61,7 +63,7 @@ def read_results(run: RunDirectory) -> list[AnyAttackRecord]:
     records = []
     for path in sorted(run.results.glob("*.json")):
         try:
-            records.append(_RECORDS.validate_python(json.loads(path.read_text(encoding="utf-8"))))
+            records.append(_RECORDS.validate_python(read_json(path)))
         except (OSError, ValueError, ValidationError) as error:
             raise RunDirectoryError(
                 f"results/{path.name}",
@@ -112,7 +114,7 @@ def _images(run: RunDirectory, record: ReconstructionRecord) -> list[Reconstruct
         return []
     try:
         arrays = load_file(run.results / record.arrays_file)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
         raise TraceError(
             f"results/{record.arrays_file}",
             clean_text(error),
@@ -121,11 +123,13 @@ def _images(run: RunDirectory, record: ReconstructionRecord) -> list[Reconstruct
         ) from error
     baseline = _png(arrays.get("baseline"))
     images: list[ReconstructionImage] = []
-    for key in sorted(k for k in arrays if k.endswith("/reconstruction")):
-        place = key.removesuffix("/reconstruction")
-        server_round, client = (int(part.rpartition("_")[2]) for part in place.split("/"))
+    for key in sorted(arrays):
+        match = _RECONSTRUCTION.fullmatch(key)
+        if match is None:
+            continue
+        place, server_round, client = match[1], int(match[2]), int(match[3])
         originals = arrays.get(f"{place}/original")
-        for row, found in enumerate(arrays[key]):
+        for row, found in enumerate(arrays[key] if arrays[key].ndim else []):
             picture = _png(found)
             if picture is None:
                 continue
@@ -134,20 +138,25 @@ def _images(run: RunDirectory, record: ReconstructionRecord) -> list[Reconstruct
                     round=server_round,
                     client=client,
                     reconstruction_png=picture,
-                    original_png=None if originals is None else _png(originals[row]),
+                    original_png=_png(_row(originals, row)),
                     baseline_png=baseline,
                 )
             )
     return images[:_MAX_IMAGES]
 
 
+def _row(images: NDArray[np.generic] | None, row: int) -> NDArray[np.generic] | None:
+    return None if images is None or images.ndim == 0 or row >= len(images) else images[row]
+
+
 def _png(image: NDArray[np.generic] | None) -> str | None:
     """An image (channels, height, width) in [0, 1] as PNG, or None if it is no picture."""
-    if image is None or image.ndim != 3 or image.shape[0] not in (1, 3):
+    if image is None or image.ndim != 3 or image.shape[0] not in (1, 3) or image.size == 0:
         return None
     from PIL import Image  # comes with matplotlib
 
-    pixels = np.clip(image.astype(np.float64) * 255, 0, 255).round().astype(np.uint8)
+    scaled = np.nan_to_num(image.astype(np.float64)) * 255
+    pixels = np.clip(scaled, 0, 255).round().astype(np.uint8)
     picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
 
 from fl_audit.errors import InputError, RunDirectoryError, clean_text
-from fl_audit.files import private_directory, write_text
+from fl_audit.files import private_directory, read_json, write_text
 from fl_audit.game import GameRules
 from fl_audit.results import AnyAttackRecord, Record
 from fl_audit.run_directory import RunManifest
@@ -93,7 +92,7 @@ def load_report(path: str | Path) -> AuditReport:
         RunDirectoryError: If it is missing, damaged, or of a newer schema.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(Path(path))
         version = content.get("schema_version", 0) if isinstance(content, dict) else 0
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise InputError(

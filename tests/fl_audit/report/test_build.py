@@ -1,0 +1,59 @@
+"""Building a report from a run directory, also from one that somebody tampered with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fl_audit.errors import AuditError
+from fl_audit.files import write_arrays
+from fl_audit.report.build import build_report
+from fl_audit.run_directory import RunDirectory
+
+
+@pytest.fixture
+def copy(fedsgd_run: Path, tmp_path: Path) -> RunDirectory:
+    shutil.copytree(fedsgd_run, tmp_path / "run")
+    return RunDirectory.open(tmp_path / "run")
+
+
+def test_pictures_stand_beside_their_originals(copy: RunDirectory) -> None:
+    images = build_report(copy, not_tested=[]).images["linear_inversion"]
+    assert len(images) == 24
+    assert all(i.original_png == i.reconstruction_png for i in images)  # exact, so equal at 8 bits
+    assert all(i.baseline_png not in (None, i.original_png) for i in images)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"round_x/client_y/reconstruction": np.zeros((1, 1, 8, 8))},
+        {"../../reconstruction": np.zeros((1, 1, 8, 8))},
+        {"round_0001/client_0/reconstruction": np.zeros(())},
+        {"round_0001/client_0/reconstruction": np.zeros((1, 1, 0, 8))},
+    ],
+)
+def test_odd_arrays_are_no_pictures(arrays: dict[str, np.ndarray], copy: RunDirectory) -> None:
+    write_arrays(copy.results / "linear_inversion.safetensors", arrays)
+    assert build_report(copy, not_tested=[]).images == {}
+
+
+def test_nan_and_missing_originals_are_drawn_as_what_they_are(copy: RunDirectory) -> None:
+    arrays = {
+        "round_0001/client_0/reconstruction": np.full((2, 1, 8, 8), np.nan),
+        "round_0001/client_0/original": np.zeros((1, 1, 8, 8)),
+    }
+    write_arrays(copy.results / "linear_inversion.safetensors", arrays)
+    first, second = build_report(copy, not_tested=[]).images["linear_inversion"]
+    assert first.original_png is not None
+    assert second.original_png is None
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"kind": "membership"}', "[" * 5000])
+def test_a_damaged_result_is_named(text: str, copy: RunDirectory) -> None:
+    (copy.results / "linear_inversion.json").write_text(text)
+    with pytest.raises(AuditError, match=r"results/linear_inversion.json"):
+        build_report(copy, not_tested=[])
