@@ -13,6 +13,8 @@ only; a run directory that holds anything else is left alone.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import tomllib
 from pathlib import Path
@@ -26,7 +28,7 @@ from fl_audit.files import find_special_file, private_directory, read_json, writ
 from fl_audit.local_training import LocalTrainings
 from fl_audit.results import Estimate, Record, Text
 from fl_audit.threat_model import ThreatModel, flag_names, parse_knowledge, parse_observations
-from fl_audit.trace import Trace
+from fl_audit.trace import RecordingPolicy, Trace
 
 SCHEMA_VERSION = 1
 
@@ -87,6 +89,7 @@ class RunManifest(Record):
     defence: dict[str, JsonValue] = Field(description="As configured; not a verdict")
     model: ModelSpec | None = None
     local_training: LocalTrainings | None = None
+    recording: RecordingPolicy = RecordingPolicy()
     planned_rounds: int | None = None
     num_clients: int | None = None
     data: dict[str, JsonValue] = Field(default_factory=dict)
@@ -100,6 +103,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: int | None = None
         self.manifest_file = path / "run.json"
         self.scenario_file = path / "scenario.toml"
         self.trace = path / "trace"
@@ -132,6 +136,47 @@ class RunDirectory:
                 "Choose a place that you may write to.",
             ) from error
         return cls(path)
+
+    @classmethod
+    def resume(cls, path: Path) -> RunDirectory:
+        """Open an interrupted run to write the rest of it, or create it if it never began.
+
+        Raises:
+            RunDirectoryError: If something else stands there.
+        """
+        if not (Path(path) / "run.json").is_file():
+            (Path(path) / "run.json.part").unlink(missing_ok=True)  # killed at the first breath
+            return cls.create(path)
+        return cls.open(path)
+
+    def lock(self) -> None:
+        """Keep other processes from writing here, until `release` or the end of this process.
+
+        Raises:
+            RunDirectoryError: If another process, or another run of this one, writes here.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise RunDirectoryError(
+                "out",
+                str(self.path),
+                "another run is writing to this directory",
+                "Wait for it to end, or choose another directory.",
+            ) from error
+        self.release()
+        self._lock = descriptor
+
+    def release(self) -> None:
+        """Let others write here."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __del__(self) -> None:
+        self.release()
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -228,6 +273,9 @@ def _clear(path: Path, *, overwrite: bool) -> None:
             "--overwrite deletes run directories only, and this holds no run.json of fl-audit's",
             "Choose another directory, or empty this one yourself.",
         )
+    standing = RunDirectory(path)
+    standing.lock()  # raises for a run that is still going on
+    standing.release()
     strangers = sorted(p.name for p in path.iterdir() if p.name.removesuffix(".part") not in _OURS)
     if strangers:
         raise RunDirectoryError(

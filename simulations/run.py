@@ -15,7 +15,7 @@ from flwr.serverapp import ServerApp
 
 from attacks.audit import audit_run, check_attacks, not_tested, parse_attacks
 from attacks.devices import choose_device
-from fl_audit.errors import InputError, UnknownNameError
+from fl_audit.errors import InputError, UnknownNameError, shorten
 from fl_audit.files import write_text
 from fl_audit.game import Target, write_game, write_targets
 from fl_audit.report.build import build_report
@@ -56,6 +56,7 @@ def run_scenario(
     out: str | Path,
     engine: Engine = "local",
     overwrite: bool = False,
+    resume: bool = False,
     ray_address: str | None = None,
     progress: Progress | None = None,
 ) -> AuditReport:
@@ -70,6 +71,8 @@ def run_scenario(
         engine: "local": in this process; "ray": Flower's simulation on Ray. Both give the same
             arrays.
         overwrite: Delete a run directory that stands at `out`.
+        resume: Go on with the run at `out`: it is replayed from round 1, and each recorded round
+            must come out the same. Creates the run if it never began.
         ray_address: "host:port" of an existing Ray cluster, for engine "ray".
         progress: Called with (what, done, total).
 
@@ -77,15 +80,80 @@ def run_scenario(
         The report, as written to `out`/report.json.
 
     Raises:
-        InputError: If the scenario or `out` is refused.
+        InputError: If the scenario or `out` is refused, or the scenario to resume is another.
+        ReplayError: If a replayed round differs from what was recorded.
+        EngineError: If the engine failed; what was recorded is kept.
     """
     if not isinstance(scenario, Scenario):
         scenario = load_scenario(scenario)
-    start = _engine(engine, ray_address)
-    with _quiet_flower():
-        return _run_scenario(
-            scenario, Path(out), engine, start, overwrite=overwrite, progress=progress
+    if overwrite and resume:
+        raise InputError(
+            "overwrite", True, "a run cannot be deleted and resumed", "Choose one of the two."
         )
+    start = _engine(engine, ray_address)
+    requests = parse_attacks(scenario.audit.attacks)
+    check_attacks(requests, scenario.threat_model.model())
+    with _quiet_flower():
+        population, manifest = _prepare(scenario, engine)
+        where = Path(out)
+        run = (
+            RunDirectory.resume(where)
+            if resume
+            else RunDirectory.create(where, overwrite=overwrite)
+        )
+        run.lock()
+        try:
+            _begin(scenario, run, manifest, population)
+            seconds: dict[str, float] = {}
+            with _stage("federation", seconds, run):
+                if not (resume and _is_complete(run)):
+                    server_app = partial(make_server_app, run, manifest, resume=resume)
+                    _run_federation(scenario, server_app, start, progress)
+            with _stage("attacks", seconds, run):
+                device = choose_device(scenario.device)
+                audit_run(
+                    run.path, attacks=requests, trust_model=True, device=device, progress=progress
+                )
+            run.write_manifest(run.read_manifest().model_copy(update={"seconds": seconds}))
+            report = build_report(run, not_tested=not_tested([r.spec.name for r in requests]))
+            report.save(run.path)
+            return report
+        finally:
+            run.release()
+
+
+def _begin(
+    scenario: Scenario, run: RunDirectory, manifest: RunManifest, population: Population
+) -> None:
+    """Write what is known before the first round. To resume, it must be what stands there."""
+    if run.scenario_file.is_file():
+        _refuse_other_scenario(load_scenario(run.scenario_file), scenario)
+    if not run.manifest_file.is_file():
+        run.write_manifest(manifest)  # first: from here on, the run can be resumed
+    write_text(run.scenario_file, dump_scenario(scenario))
+    write_game(run, population.game, population.truth)
+    write_targets(run, _targets(scenario, population))
+
+
+def _refuse_other_scenario(recorded: Scenario, wanted: Scenario) -> None:
+    before, now = recorded.model_dump(), wanted.model_dump()
+    for key, value in before.items():
+        if value != now[key]:
+            raise InputError(
+                f"scenario key {key!r}",
+                now[key],
+                f"the run to resume was begun with {shorten(value)}",
+                "Resume with the scenario.toml in the run directory, or run anew elsewhere.",
+            )
+
+
+def _is_complete(run: RunDirectory) -> bool:
+    """Whether every round of this run is recorded and whole."""
+    manifest = run.read_manifest()
+    trace = run.open_trace() if run.trace.is_dir() else None
+    if manifest.state != "done" or trace is None:
+        return False
+    return len(trace.rounds) == manifest.planned_rounds and not trace.verify()
 
 
 def _engine(engine: Engine, ray_address: str | None) -> _Start:
@@ -101,40 +169,6 @@ def _engine(engine: Engine, ray_address: str | None) -> _Start:
     if engine != "local":
         raise UnknownNameError("engine", engine, get_args(Engine))
     return run_local
-
-
-def _run_scenario(
-    scenario: Scenario,
-    out: Path,
-    engine: Engine,
-    start: _Start,
-    *,
-    overwrite: bool,
-    progress: Progress | None,
-) -> AuditReport:
-    requests = parse_attacks(scenario.audit.attacks)
-    check_attacks(requests, scenario.threat_model.model())
-    population, manifest = _prepare(scenario, engine)
-    run = RunDirectory.create(out, overwrite=overwrite)
-    write_text(run.scenario_file, dump_scenario(scenario))
-    write_game(run, population.game, population.truth)
-    write_targets(run, _targets(scenario, population))
-    seconds: dict[str, float] = {}
-    with _stage("federation", seconds, run):
-        _run_federation(scenario, run, manifest, start, progress)
-    with _stage("attacks", seconds, run):
-        audit_run(
-            run.path,
-            attacks=requests,
-            trust_model=True,
-            device=choose_device(scenario.device),
-            progress=progress,
-        )
-    final = run.read_manifest().model_copy(update={"seconds": seconds})
-    run.write_manifest(final)
-    report = build_report(run, not_tested=not_tested([r.spec.name for r in requests]))
-    report.save(run.path)
-    return report
 
 
 def _prepare(scenario: Scenario, engine: Engine) -> tuple[Population, RunManifest]:
@@ -153,6 +187,7 @@ def _prepare(scenario: Scenario, engine: Engine) -> tuple[Population, RunManifes
         defence=scenario.defence.model_dump(mode="json"),
         model=spec,
         local_training=scenario.training.all(),
+        recording=scenario.recording,
         planned_rounds=scenario.federation.rounds,
         num_clients=scenario.federation.clients,
         data={
@@ -170,8 +205,7 @@ def _prepare(scenario: Scenario, engine: Engine) -> tuple[Population, RunManifes
 
 def _run_federation(
     scenario: Scenario,
-    run: RunDirectory,
-    manifest: RunManifest,
+    server_app: Callable[..., ServerApp],
     start: _Start,
     progress: Progress | None,
 ) -> None:
@@ -184,7 +218,7 @@ def _run_federation(
     if progress is not None:
         progress("federation", 0, rounds)
     start(
-        make_server_app(run, manifest, on_round=on_round),
+        server_app(on_round=on_round),
         make_client_app(scenario),
         num_clients=scenario.federation.clients,
         run_config={SCENARIO_KEY: scenario.model_dump_json()},

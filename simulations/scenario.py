@@ -20,6 +20,7 @@ from fl_audit.local_training import LocalTraining, LocalTrainings
 from fl_audit.randomness import derived_rng
 from fl_audit.settings import apply_override
 from fl_audit.threat_model import ThreatModel, threat_model
+from fl_audit.trace import RecordingPolicy
 
 
 class Table(BaseModel):
@@ -132,6 +133,16 @@ class Threat(Table):
         return threat_model(self.preset, sees=self.sees, knows=self.knows)
 
 
+class Faults(Table):
+    """Clients that do not do as they are asked, drawn anew for each client and round."""
+
+    drop_out: float = Field(default=0.0, ge=0, lt=1, description="Chance to fail in a round")
+    straggler: float = Field(default=0.0, ge=0, lt=1, description="Chance to do part of the work")
+    straggler_share: float = Field(
+        default=0.5, gt=0, lt=1, description="Share of its steps that a straggler does"
+    )
+
+
 class Audit(Table):
     """Which attacks run, and when."""
 
@@ -156,6 +167,8 @@ class Scenario(Table):
     strategy: Named = Named(name="FedAvg")
     defence: Named = Named(name="none")
     threat_model: Threat = Threat()
+    recording: RecordingPolicy = RecordingPolicy()
+    faults: Faults = Faults()
     audit: Audit = Audit()
 
     @model_validator(mode="after")

@@ -27,13 +27,18 @@ RoundCallback = Callable[[int], None]
 
 
 def make_server_app(
-    run: RunDirectory, manifest: RunManifest, *, on_round: RoundCallback | None = None
+    run: RunDirectory,
+    manifest: RunManifest,
+    *,
+    resume: bool = False,
+    on_round: RoundCallback | None = None,
 ) -> ServerApp:
     """A server app that records into `run`.
 
     Args:
         run: An empty run directory.
         manifest: What is about to run.
+        resume: `run` was interrupted; replay what it recorded.
         on_round: Called after each round, for a progress bar.
     """
     app = ServerApp()
@@ -44,7 +49,7 @@ def make_server_app(
         nodes = wait_for_nodes(grid, scenario.federation.clients)
         clients = identify_nodes(grid, nodes)
         grid = OrderedGrid(grid, clients)
-        recorder = Recorder(run, manifest, clients=clients)
+        recorder = Recorder(run, manifest, clients=clients, resume=resume)
         inner = build_strategy(scenario.strategy, scenario.defence, scenario.federation)
         strategy = CuriousStrategy(
             RepeatableStrategy(inner, seed=scenario.seed),

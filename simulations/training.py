@@ -37,6 +37,7 @@ def train(
     *,
     server_round: int,
     rng: np.random.Generator,
+    share: float = 1.0,
     device: str = "cpu",
 ) -> tuple[float, int]:
     """Train `model` in place by SGD on mean cross-entropy.
@@ -46,6 +47,7 @@ def train(
         records: The client's data.
         training: How.
         server_round: Round number, from 1; the learning rate may depend on it.
+        share: Share of the steps to do: a straggler stops early.
 
     Returns:
         The mean training loss over the examples seen (nats, without the proximal term), and how
@@ -62,7 +64,8 @@ def train(
     )
     start = [p.detach().clone() for p in model.parameters()] if training.proximal_mu else []
     total, seen, rows_seen = 0.0, 0, set[int]()
-    for rows in batches(len(records), training, rng=rng):
+    planned = list(batches(len(records), training, rng=rng))
+    for rows in planned[: max(1, round(share * len(planned)))]:
         index = torch.from_numpy(rows).to(device)
         optimizer.zero_grad(set_to_none=True)
         loss = nn.functional.cross_entropy(model(inputs[index]), labels[index])

@@ -17,6 +17,7 @@ from fl_audit.factories import ModelSpec
 from fl_audit.local_training import LocalTrainings
 from fl_audit.run_directory import RunDirectory, RunManifest, ThreatModelRecord
 from fl_audit.threat_model import PRESETS, ThreatModel
+from fl_audit.trace import RecordingPolicy
 from fl_audit.versions import versions
 from strategies.recorder import Recorder, utc_now
 
@@ -38,6 +39,7 @@ class CuriousStrategy(Strategy):
         model: Which architecture the arrays belong to; attacks that query the model need it.
         local_training: How clients train; inversion needs it.
         threat_model: What attacks may use of the trace.
+        recording: What to keep; everything by default.
         seed: Seed of the attacks' generators.
         trust_model: Import a model factory that is not fl-audit's own (live attacks).
 
@@ -56,6 +58,7 @@ class CuriousStrategy(Strategy):
         model: ModelSpec | None = None,
         local_training: LocalTrainings | None = None,
         threat_model: ThreatModel = PRESETS["curious-server"],
+        recording: RecordingPolicy | None = None,
         seed: int = 0,
         trust_model: bool = False,
         on_round: Callable[[int], None] | None = None,
@@ -80,8 +83,10 @@ class CuriousStrategy(Strategy):
             defence={"name": "unknown"},
             model=model,
             local_training=local_training,
+            recording=recording or RecordingPolicy(),
         )
         run = RunDirectory.create(Path(trace))
+        run.lock()
         self.recorder = Recorder(run, manifest, clients=clients or {})
 
     def __getattr__(self, name: str) -> Any:
@@ -104,7 +109,12 @@ class CuriousStrategy(Strategy):
         """Record the replies, delegate, record the outcome, and attack if it is time."""
         messages = list(replies)
         self.recorder.received(server_round, messages)
-        arrays, metrics = self.inner.aggregate_train(server_round, messages)
+        try:
+            arrays, metrics = self.inner.aggregate_train(server_round, messages)
+        except BaseException:
+            with self.recorder.guard("recording", server_round):
+                self.recorder.flush()  # what made the strategy fail is worth its digests
+            raise
         self.recorder.aggregated(server_round, arrays, metrics)
         if self._requests and self._every and server_round % self._every == 0:
             self._attack(server_round)

@@ -12,7 +12,8 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fl_audit.errors import clean_text
 from fl_audit.run_directory import Problem, RunDirectory, RunManifest
-from fl_audit.trace import TraceWriter
+from fl_audit.trace import Trace, TraceWriter
+from fl_audit.trace.replay import ReplayError
 from strategies.messages import arrays_of, content_arrays, first_content, to_reply
 
 logger = logging.getLogger("fl_audit")
@@ -25,15 +26,27 @@ class Recorder:
         run: An empty run directory.
         manifest: What is being recorded; written at once and after every problem.
         clients: Node id -> partition id, where known. Other nodes are recorded by node id.
+        resume: `run` was interrupted: its rounds are replayed, and must come out the same.
     """
 
     def __init__(
-        self, run: RunDirectory, manifest: RunManifest, *, clients: Mapping[int, int]
+        self,
+        run: RunDirectory,
+        manifest: RunManifest,
+        *,
+        clients: Mapping[int, int],
+        resume: bool = False,
     ) -> None:
         self.run = run
         self.manifest = manifest
         self._clients = dict(clients)
-        self._writer = TraceWriter(run.trace)
+        self._sampled: list[int] = []
+        self._was_full = False
+        recorded = {}
+        if resume and run.trace.is_dir():
+            trace = Trace.open(run.trace)
+            recorded = {number: trace.round(number) for number in trace.rounds}
+        self._writer = TraceWriter(run.trace, manifest.recording, recorded=recorded)
         run.write_manifest(manifest)
 
     @property
@@ -46,8 +59,8 @@ class Recorder:
         with self.guard("recording", server_round):
             content = first_content(messages)
             broadcast = arrays_of(arrays) if content is None else content_arrays(content)
-            sampled = [self._client(m.metadata.dst_node_id) for m in messages]
-            self._writer.begin_round(server_round, broadcast, sampled)
+            self._sampled = [self._client(m.metadata.dst_node_id) for m in messages]
+            self._writer.begin_round(server_round, broadcast, self._sampled)
 
     def received(self, server_round: int, messages: Sequence[Message]) -> None:
         """Record every reply; on disk when this returns."""
@@ -60,6 +73,14 @@ class Recorder:
                     self.note("client", server_round, failed)
             for line in self._writer.unfit_replies():
                 self.note("client", server_round, line)
+            silent = sorted(set(self._sampled) - {reply.client for reply in replies})
+            if silent:
+                self.note("client", server_round, f"clients {silent} never answered")
+            if self._writer.is_full and not self._was_full:
+                self._was_full = True
+                cap = self._writer.policy.max_megabytes
+                reached = f"the cap of {cap:g} MB is reached: arrays are no longer stored"
+                self.note("recording", server_round, reached)
 
     def aggregated(
         self, server_round: int, arrays: ArrayRecord | None, metrics: MetricRecord | None
@@ -68,6 +89,10 @@ class Recorder:
         with self.guard("recording", server_round):
             aggregate = None if arrays is None else arrays_of(arrays)
             self._writer.end_round(server_round, aggregate, dict(metrics or {}))
+
+    def flush(self) -> None:
+        """Wait until all digests are on disk."""
+        self._writer.flush()
 
     def update(self, **changes: Any) -> None:
         """Change fields of the manifest and write it."""
@@ -82,9 +107,11 @@ class Recorder:
 
     @contextmanager
     def guard(self, where: str, server_round: int) -> Iterator[None]:
-        """Turn an exception into a problem. Only Ctrl-C and the like pass through."""
+        """Turn an exception into a problem. Ctrl-C passes through, and a replay that differs."""
         try:
             yield
+        except ReplayError:
+            raise
         except Exception as error:
             logger.debug("%s failed", where, exc_info=True)
             self._note_failure(where, server_round, error)

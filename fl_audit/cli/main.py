@@ -15,6 +15,7 @@ from fl_audit.cli.console import errors
 from fl_audit.cli.demo import demo
 from fl_audit.cli.report import report
 from fl_audit.cli.run import run
+from fl_audit.cli.trace import app as trace
 from fl_audit.siblings import check_siblings
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 for command in (demo, run, attack, report, attacks):
     app.command()(command)
+app.add_typer(trace, name="trace")
 
 
 def _print_version(wanted: bool) -> None:

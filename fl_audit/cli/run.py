@@ -20,6 +20,9 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete a run that stands at --out.")
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the interrupted run at --out.")
+    ] = False,
     engine: Annotated[
         str, typer.Option(help="local: in this process; ray: Flower's simulation on Ray.")
     ] = "local",
@@ -28,7 +31,12 @@ def run(
     ] = None,
 ) -> None:
     """Simulate a federation with an adversary, attack what it saw, and write a report."""
-    options = {"overwrite": overwrite, "engine": engine, "ray_address": ray_address}
+    options = {
+        "overwrite": overwrite,
+        "resume": resume,
+        "engine": engine,
+        "ray_address": ray_address,
+    }
     run_and_show(scenario, out=out, overrides=override or [], options=options)
 
 
@@ -46,7 +54,10 @@ def run_and_show(
     except KeyboardInterrupt:
         if (out / "run.json").exists():
             error_console.print(
-                f"Interrupted. What was recorded is kept: fl-audit report {out}", markup=False
+                f"Interrupted. What was recorded is kept: fl-audit report {out}, or go on with "
+                f"fl-audit run {scenario} --out {out} --resume",
+                markup=False,
+                soft_wrap=True,
             )
         raise
     print_results(report.attacks)

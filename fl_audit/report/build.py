@@ -77,8 +77,12 @@ def read_results(run: RunDirectory) -> list[AnyAttackRecord]:
 def _trace(run: RunDirectory) -> TraceSummary | None:
     if not run.trace.is_dir():
         return None
-    trace = Trace.open(run.trace)
-    size = sum(path.stat().st_size for path in run.trace.rglob("*") if path.is_file())
+    return summarise_trace(Trace.open(run.trace))
+
+
+def summarise_trace(trace: Trace) -> TraceSummary:
+    """What was recorded, round by round. Reads the index only."""
+    size = sum(path.stat().st_size for path in trace.directory.rglob("*") if path.is_file())
     return TraceSummary(
         digest=trace.digest(),
         rounds=[_round(trace.round(number)) for number in trace.rounds],
@@ -87,12 +91,13 @@ def _trace(run: RunDirectory) -> TraceSummary | None:
 
 
 def _round(index: RoundIndex) -> RoundSummary:
-    usable = [r for r in index.replies if r.arrays is not None and r.is_finite]
+    usable = [r for r in index.replies if r.was_left_out or (r.arrays is not None and r.is_finite)]
     return RoundSummary(
         round=index.round,
         state=index.state,
         sampled=len(index.sampled),
         replied=len(usable),
+        kept=sum(r.arrays is not None for r in index.replies),
         failed=len(index.replies) - len(usable),
     )
 

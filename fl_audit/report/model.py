@@ -23,6 +23,7 @@ class RoundSummary(Record):
     state: Literal["sent", "replied", "aggregated"]
     sampled: int
     replied: int = Field(description="Clients whose reply carries finite arrays")
+    kept: int = Field(description="Clients whose arrays the recording policy kept")
     failed: int = Field(description="Clients that replied with an error, or with nothing usable")
 
 

@@ -31,17 +31,21 @@ class TensorEntry(Record):
 
     dtype: str
     shape: list[int]
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the bytes in C order")
+    sha256: str | None = Field(
+        pattern=r"^[0-9a-f]{64}$",
+        description="of the bytes in C order; None if the process died before it was computed",
+    )
 
 
 class ArraysEntry(Record):
-    """One safetensors file, or a promise that another round's file holds the same arrays."""
+    """One safetensors file, a reference to another round's file, or digests only."""
 
     tensors: dict[str, TensorEntry]
-    file_sha256: str | None = Field(description="None if the arrays stand in `same_as_aggregate`")
+    file_sha256: str | None = Field(description="None if there is no file, or no digest yet")
     same_as_aggregate: int | None = Field(
         default=None, ge=1, description="Round whose aggregate is this broadcast, stored once"
     )
+    is_stored: bool = Field(default=True, description="False: only digests were kept")
 
 
 class ReplyEntry(Record):
@@ -51,7 +55,12 @@ class ReplyEntry(Record):
     arrays: ArraysEntry | None = Field(description="None if the client sent none that can be read")
     num_examples: Metric | None = Field(description="As claimed by the client, whatever it is")
     metrics: dict[Text, Metric]
-    is_finite: bool = Field(description="Every array holds finite numbers only")
+    is_finite: bool | None = Field(
+        description="Every array holds finite numbers only; None if the arrays were not kept"
+    )
+    was_left_out: bool = Field(
+        default=False, description="Arrays came, and the recording policy did not keep them"
+    )
     error_code: int | None = None
     error_reason: Text | None = None
 
@@ -63,7 +72,7 @@ class RoundIndex(Record):
     round: int = Field(ge=1)
     state: Literal["sent", "replied", "aggregated"]
     sampled: list[int] = Field(description="Clients that were sent the model")
-    broadcast: ArraysEntry
+    broadcast: ArraysEntry | None = Field(description="None if the policy keeps no models")
     replies: list[ReplyEntry] = Field(default_factory=list)
     aggregate: ArraysEntry | None = None
     metrics: dict[Text, Metric] = Field(default_factory=dict, description="As aggregated")

@@ -94,14 +94,14 @@ class Trace:
         return self._indices[server_round]
 
     def arrays(self, server_round: int, party: Party) -> LazyArrays | None:
-        """The arrays of one party in one round, or None if it sent none.
+        """The arrays of one party in one round, or None if it sent none or none were kept.
 
         Args:
             server_round: Round number, from 1.
             party: "broadcast", "aggregate" or a client.
         """
         entry = self._entry(server_round, party)
-        if entry is None:
+        if entry is None or not entry.is_stored:
             return None
         path = self._path(server_round, party, entry)
         return LazyArrays(list(entry.tensors), lambda name: _read_tensor(path, name, entry))
@@ -126,10 +126,12 @@ class Trace:
 
     def _verify_party(self, server_round: int, party: Party) -> list[str]:
         entry = self._entry(server_round, party)
-        if entry is None:
+        if entry is None or not entry.is_stored:
             return []
         path = self._path(server_round, party, entry)
         try:
+            if any(tensor.sha256 is None for tensor in entry.tensors.values()):
+                return [f"{_short(path)}: no digest was recorded, so it cannot be verified"]
             if entry.file_sha256 is not None and sha256_file(path) != entry.file_sha256:
                 return [f"{_short(path)}: the file's sha256 differs from the index"]
             finite = [is_finite(_read_tensor(path, name, entry)) for name in entry.tensors]
@@ -204,7 +206,8 @@ def _read_tensor(path: Path, name: str, entry: ArraysEntry) -> NDArray[np.generi
             array: NDArray[np.generic] = file.get_tensor(name)
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error  # the last two: a dtype that numpy does not have
-    found = (str(array.dtype), list(array.shape), sha256_array(array))
+    checksum = None if expected.sha256 is None else sha256_array(array)
+    found = (str(array.dtype), list(array.shape), checksum)
     if found != (expected.dtype, expected.shape, expected.sha256):
         raise TraceError(
             f"{_short(path)} tensor {shorten(name)}",

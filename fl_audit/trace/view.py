@@ -58,12 +58,16 @@ class TraceView:
                 "no round was recorded",
                 "Run at least one round before attacking it.",
             )
-        self._usable = {n: _usable_clients(index) for n, index in self._rounds.items()}
+        self._usable = {n: usable_clients(index) for n, index in self._rounds.items()}
 
     @property
     def rounds(self) -> tuple[int, ...]:
-        """Recorded round numbers, ascending."""
-        return tuple(self._rounds)
+        """Numbers of the rounds whose model was recorded, ascending."""
+        return tuple(
+            number
+            for number, index in self._rounds.items()
+            if index.broadcast is not None and index.broadcast.is_stored
+        )
 
     def clients(self, server_round: int) -> tuple[int, ...]:
         """Clients with a usable update in this round, ascending. Needs CLIENT_UPDATES."""
@@ -73,13 +77,16 @@ class TraceView:
 
     @property
     def unusable(self) -> list[str]:
-        """One line for each reply that no attack can use. Needs CLIENT_UPDATES."""
+        """One line for each reply that no attack can use. Needs CLIENT_UPDATES.
+
+        Replies that the recording policy left out are not listed: nobody claims to have seen them.
+        """
         self._require("unusable", Observation.CLIENT_UPDATES)
         return [
             f"round {number}, client {client}: {why}"
             for number, clients in self._usable.items()
             for client, why in clients.items()
-            if why is not None
+            if why not in (None, _LEFT_OUT)
         ]
 
     def global_model(self, server_round: int) -> Mapping[str, NDArray[np.generic]]:
@@ -104,7 +111,8 @@ class TraceView:
         why = self._usable[server_round][client]
         if why is not None:
             raise _not_usable(server_round, client, why)
-        tensors = self._rounds[server_round].broadcast.tensors
+        broadcast = self._rounds[server_round].broadcast
+        tensors = {} if broadcast is None else broadcast.tensors
         names = [name for name, t in tensors.items() if t.dtype.startswith(("float", "bfloat"))]
         return _Update(names, before, after)
 
@@ -170,11 +178,14 @@ class TraceView:
         return logits(self._build(), self._final(), inputs, device=device)
 
     def _final(self) -> Mapping[str, NDArray[np.generic]]:
-        for number in reversed(self._rounds):
-            aggregate = self._trace.arrays(number, "aggregate")
-            if aggregate is not None:
+        last = max(self._rounds)
+        for number, index in reversed(self._rounds.items()):
+            if index.aggregate is not None:
+                aggregate = self._trace.arrays(number, "aggregate")
+                if aggregate is None:  # never an older model in its place
+                    raise _not_recorded(f"the global model after round {last}")
                 return aggregate
-        return self._arrays(self.rounds[-1], "broadcast")  # nothing was aggregated yet
+        return self._arrays(last, "broadcast")  # nothing was aggregated yet
 
     def _build(self) -> Any:
         if self._model is None:
@@ -203,9 +214,15 @@ class TraceView:
     def _arrays(self, server_round: int, party: Any) -> LazyArrays:
         self._round(server_round)
         arrays = self._trace.arrays(server_round, party)
+        if arrays is None and isinstance(party, int):
+            why = self._usable[server_round].get(party)
+            raise _not_usable(server_round, party, why or "it sent no arrays")
         if arrays is None:
-            raise _not_usable(server_round, party, "it sent no arrays")
+            raise _not_recorded(f"the {party} of round {server_round}")
         return arrays
+
+
+_LEFT_OUT = "the recording policy did not keep what it sent"
 
 
 class _Update(Mapping[str, NDArray[np.float64]]):
@@ -231,6 +248,15 @@ class _Update(Mapping[str, NDArray[np.float64]]):
         return len(self._names)
 
 
+def _not_recorded(what: str) -> TraceError:
+    return TraceError(
+        "recording",
+        what,
+        "the recording policy did not keep it",
+        "Record again with recording.record = 'all', or with this round among recording.rounds.",
+    )
+
+
 def _not_usable(server_round: int, client: int, why: str) -> TraceError:
     return TraceError(
         f"reply in round {server_round} of client",
@@ -240,14 +266,17 @@ def _not_usable(server_round: int, client: int, why: str) -> TraceError:
     )
 
 
-def _usable_clients(index: RoundIndex) -> dict[int, str | None]:
+def usable_clients(index: RoundIndex) -> dict[int, str | None]:
     """Each client that replied, with why its reply cannot be used (None: it can)."""
-    model = {name: t.shape for name, t in index.broadcast.tensors.items()}
+    tensors = {} if index.broadcast is None else index.broadcast.tensors
+    model = {name: t.shape for name, t in tensors.items()}
     usable: dict[int, str | None] = {}
     for reply in sorted(index.replies, key=lambda r: r.client):
         why = None
         if reply.error_code is not None:
             why = f"the client failed ({reply.error_reason or f'code {reply.error_code}'})"
+        elif reply.was_left_out:
+            why = _LEFT_OUT
         elif reply.arrays is None:
             why = "it sent no arrays"
         elif {name: t.shape for name, t in reply.arrays.tensors.items()} != model:

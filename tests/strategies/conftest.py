@@ -15,8 +15,18 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from simulations.engines.local import run_local
 
-ClientFunction = Callable[[Message, Context], dict[str, np.ndarray]]
+ClientFunction = Callable[[Message, Context], dict[str, np.ndarray] | RecordDict]
 NUM_CLIENTS = 7
+
+
+def reply_content(
+    arrays: dict[str, np.ndarray], num_examples: float, loss: float = 1.0
+) -> RecordDict:
+    """What an honest client sends."""
+    metrics = MetricRecord({"num-examples": num_examples, "train_loss": loss})
+    return RecordDict(
+        {"arrays": ArrayRecord({k: Array(v) for k, v in arrays.items()}), "metrics": metrics}
+    )
 
 
 def initial() -> dict[str, np.ndarray]:
@@ -41,10 +51,11 @@ def client_app(
 
     @app.train(mods=mods)  # type: ignore[arg-type]
     def train(message: Message, context: Context) -> Message:
-        arrays = ArrayRecord({k: Array(v) for k, v in function(message, context).items()})
+        found = function(message, context)
+        if isinstance(found, RecordDict):  # a client that makes its own content
+            return Message(found, reply_to=message)
         partition = int(context.node_config["partition-id"])
-        metrics = MetricRecord({"num-examples": 10 + partition, "train_loss": 1.0 + partition})
-        return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
+        return Message(reply_content(found, 10 + partition, 1.0 + partition), reply_to=message)
 
     return app
 
@@ -68,6 +79,7 @@ def federate() -> Federate:
         *,
         rounds: int = 3,
         mods: list[Callable[..., Message]] | None = None,
+        wrap: Callable[[Grid], Grid] = lambda grid: grid,
     ) -> Result:
         results: list[Result] = []
         app = ServerApp()
@@ -75,7 +87,7 @@ def federate() -> Federate:
         @app.main()
         def main(grid: Grid, context: Context) -> None:
             arrays = ArrayRecord({k: Array(v) for k, v in initial().items()})
-            results.append(strategy.start(grid, arrays, num_rounds=rounds))
+            results.append(strategy.start(wrap(grid), arrays, num_rounds=rounds))
 
         run_local(app, client_app(function, mods), num_clients=NUM_CLIENTS, run_config={}, seed=1)
         return results[0]

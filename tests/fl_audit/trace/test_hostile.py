@@ -117,7 +117,7 @@ def put(key: str, value: Any) -> Callable[[dict[str, Any]], object]:
         ("replies.0.arrays.tensors.w.sha256", "0"),
         ("replies.0.arrays.same_as_aggregate", 0),
         ("replies.0.arrays.path", "../x.safetensors"),
-        ("broadcast", None),
+        ("broadcast", 3),
         ("schema_version", 0),
         ("schema_version", "1.0"),
     ],

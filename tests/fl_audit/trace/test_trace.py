@@ -40,6 +40,7 @@ def write_one(
     writer = TraceWriter(directory)
     writer.begin_round(1, {"w": np.zeros(2, dtype=np.float32)}, [0])
     writer.add_replies(1, [Reply(reply.pop("client", 0), arrays, **reply)])
+    writer.flush()
     return writer
 
 

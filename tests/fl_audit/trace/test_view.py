@@ -185,7 +185,13 @@ def test_unusable_replies_are_left_out_and_explained(trace_directory: Path) -> N
 
 @pytest.mark.parametrize(
     ("client", "why"),
-    [(0, "no arrays"), (1, "NaN"), (2, "names and shapes"), (3, "no arrays"), (9, "no arrays")],
+    [
+        (0, "the client failed"),
+        (1, "NaN"),
+        (2, "names and shapes"),
+        (3, "no arrays"),
+        (9, "no arrays"),
+    ],
 )
 def test_an_unusable_reply_gives_no_update(client: int, why: str, trace_directory: Path) -> None:
     with pytest.raises(TraceError, match=why):

@@ -1,0 +1,48 @@
+"""What of a federation is kept on disk."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from fl_audit.results import Record
+
+
+class RecordingPolicy(Record):
+    """How much to record.
+
+    - "all": every model and every reply.
+    - "targets": replies of `clients` in `rounds` (each: all if null), with the models they belong
+      to, and the final model. Of all else, counts and errors; of models, their digests.
+    - "none": counts and errors only. No attack can run on such a trace.
+
+    What a policy leaves out is as if it had not been seen: attacks get no update of it.
+    """
+
+    record: Literal["all", "targets", "none"] = "all"
+    clients: list[int] | None = Field(default=None, description="targets: which clients")
+    rounds: list[int] | None = Field(default=None, description="targets: which rounds")
+    max_megabytes: float | None = Field(
+        default=None, gt=0, description="Stop storing arrays when the trace would grow beyond"
+    )
+
+    @model_validator(mode="after")
+    def _targets_are_named(self) -> RecordingPolicy:
+        named = self.clients is not None or self.rounds is not None
+        if self.record == "targets" and not named:
+            raise ValueError("record = 'targets' needs clients or rounds")
+        if self.record != "targets" and named:
+            raise ValueError(f"clients and rounds do not apply to record = {self.record!r}")
+        return self
+
+    def keeps_models(self, server_round: int) -> bool:
+        """Whether the models of a round are stored."""
+        if self.record == "targets":
+            return self.rounds is None or server_round in self.rounds
+        return self.record == "all"
+
+    def keeps_reply(self, server_round: int, client: int) -> bool:
+        """Whether the arrays that a client sends in a round are stored."""
+        chosen = self.clients is None or client in self.clients
+        return self.keeps_models(server_round) and chosen

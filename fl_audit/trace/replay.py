@@ -1,0 +1,77 @@
+"""Replaying an interrupted run: each recorded round must come out the same again."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fl_audit.errors import TraceError
+from fl_audit.trace.index import ArraysEntry, ReplyEntry, RoundIndex, TensorEntry
+
+Part = Literal["broadcast", "replies", "aggregate"]
+
+
+class ReplayError(TraceError):
+    """A replayed round differs from what was recorded. Stops the run: what is there is kept."""
+
+
+def check_replay(
+    recorded: RoundIndex | None, part: Part, found: ArraysEntry | list[ReplyEntry]
+) -> None:
+    """Compare one part of a replayed round with what was recorded of it, as far as it got.
+
+    Raises:
+        ReplayError: Naming the round, the part and the first difference.
+    """
+    if recorded is None:
+        return
+    if isinstance(found, list):
+        if recorded.state != "sent":
+            _check_replies(recorded, found)
+        return
+    entry = recorded.broadcast if part == "broadcast" else recorded.aggregate
+    if entry is None and (part == "broadcast" or recorded.state != "aggregated"):
+        return
+    difference = _difference(None if entry is None else entry.tensors, found.tensors)
+    if difference is not None:
+        raise _differs(recorded.round, part, difference)
+
+
+def _check_replies(recorded: RoundIndex, found: list[ReplyEntry]) -> None:
+    before = {reply.client: reply for reply in recorded.replies}
+    if before.keys() != {reply.client for reply in found}:
+        clients = sorted(before.keys() ^ {reply.client for reply in found})
+        raise _differs(recorded.round, "replies", f"clients {clients} are in one of them only")
+    for reply in found:
+        old = before[reply.client]
+        if old.num_examples != reply.num_examples:
+            raise _differs(recorded.round, "replies", f"num-examples of client {reply.client}")
+        if old.arrays is not None:
+            now = None if reply.arrays is None else reply.arrays.tensors
+            difference = _difference(old.arrays.tensors, now)
+            if difference is not None:
+                raise _differs(recorded.round, f"reply of client {reply.client}", difference)
+
+
+def _difference(
+    before: dict[str, TensorEntry] | None, now: dict[str, TensorEntry] | None
+) -> str | None:
+    """The first array that differs. A digest that was never computed differs from none."""
+    if before is None or now is None:
+        return None if before is now else "there are arrays in one of them only"
+    for name in [*before, *now]:
+        old, new = before.get(name), now.get(name)
+        if old is None or new is None or (old.dtype, old.shape) != (new.dtype, new.shape):
+            return f"array {name!r}"
+        if old.sha256 is not None and new.sha256 is not None and old.sha256 != new.sha256:
+            return f"array {name!r}"
+    return None
+
+
+def _differs(server_round: int, part: str, what: str) -> ReplayError:
+    return ReplayError(
+        f"round {server_round}, {part}",
+        what,
+        "the replay differs from what was recorded",
+        "The code, the data, a library or the machine has changed since. What was recorded is "
+        "kept: report it as it is, or run anew in another directory.",
+    )
