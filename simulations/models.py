@@ -95,11 +95,18 @@ def resnet20(*, input_shape: Sequence[int], num_classes: int) -> nn.Module:
     return _cifar_resnet(_image_shape("resnet20", input_shape)[0], num_classes, blocks=3)
 
 
+def resnet18(*, input_shape: Sequence[int], num_classes: int) -> nn.Module:
+    """ResNet-18 for small images: 3x3 stem, two blocks a stage, GroupNorm; 11.2 M parameters."""
+    channels = _image_shape("resnet18", input_shape)[0]
+    return _cifar_resnet(channels, num_classes, blocks=2, widths=(64, 128, 256, 512))
+
+
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "lenet_zhu": lenet_zhu,
     "convnet": convnet,
     "resnet8": resnet8,
+    "resnet18": resnet18,
     "resnet20": resnet20,
 }
 
@@ -175,16 +182,19 @@ class _Block(nn.Module):
         return torch.relu(self.norm2(self.conv2(hidden)) + self.shortcut(inputs))
 
 
-def _cifar_resnet(channels: int, num_classes: int, *, blocks: int) -> nn.Module:
+def _cifar_resnet(
+    channels: int, num_classes: int, *, blocks: int, widths: Sequence[int] = (16, 32, 64)
+) -> nn.Module:
+    width = widths[0]
     layers: list[nn.Module] = [
-        nn.Conv2d(channels, 16, 3, padding=1, bias=False),
-        nn.GroupNorm(_GROUPS, 16),
+        nn.Conv2d(channels, width, 3, padding=1, bias=False),
+        nn.GroupNorm(_GROUPS, width),
         nn.ReLU(),
     ]
-    width = 16
-    for out in (16, 32, 64):
+    for out in widths:
         for number in range(blocks):
-            layers.append(_Block(width, out, stride=2 if number == 0 and out > 16 else 1))
+            stride = 2 if number == 0 and out != widths[0] else 1
+            layers.append(_Block(width, out, stride))
             width = out
     return nn.Sequential(
         *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)

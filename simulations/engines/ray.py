@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Iterable
 
+import ray
 from flwr.app import Context, Message
 from flwr.app.typing import ConfigRecordValues
 from flwr.clientapp import ClientApp
@@ -66,6 +67,7 @@ def run_ray(
             raise
 
     # "num_cpus" and "address" do not go together: a cluster knows its own CPUs
+    ours = not ray.is_initialized()  # a Ray that somebody else started is left running
     init: Settings = {"include_dashboard": False, "log_to_driver": False}
     if address is not None:
         init["address"] = address
@@ -88,7 +90,8 @@ def run_ray(
         ) from error
     finally:
         stop.set()  # after Ctrl-C the server app's thread must not wait for replies for ever
-        _shut_down()
+        if ours and ray.is_initialized():
+            ray.shutdown()
 
 
 class _WatchedGrid(OrderedGrid):
@@ -131,10 +134,3 @@ def _refuse_dead_worker(reply: Message) -> None:
             "rounds are kept: run again with --resume, with fewer clients at a time "
             f"(more CPUs per client) if memory ran out. Ray says: {clean_text(reason, 200)}"
         )
-
-
-def _shut_down() -> None:
-    import ray
-
-    if ray.is_initialized():
-        ray.shutdown()

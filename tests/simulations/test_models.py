@@ -54,7 +54,7 @@ def test_the_data_set_dictates_shape_and_classes() -> None:
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("convnet", 60_554), ("resnet8", 78_042), ("resnet20", 272_474)],
+    [("convnet", 60_554), ("resnet8", 78_042), ("resnet20", 272_474), ("resnet18", 11_173_962)],
 )
 def test_image_models(name: str, parameters: int) -> None:
     """ResNet-20 has 0.27 M parameters (He et al., table 6); these add 1x1 shortcuts."""
