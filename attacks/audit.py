@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from attacks.registry import known_attacks, load_attack
@@ -18,7 +20,15 @@ from fl_audit.attack_spec import AttackInput, AttackOutput, AttackSettings, Atta
 from fl_audit.errors import AuditError, InputError, clean_text, did_you_mean
 from fl_audit.factories import ModelSpec
 from fl_audit.files import private_directory, write_arrays, write_bytes, write_text
-from fl_audit.game import GameTruth, MembershipGame, has_game, read_game, read_truth
+from fl_audit.game import (
+    GameTruth,
+    MembershipGame,
+    has_game,
+    has_truth,
+    read_game,
+    read_truth,
+    scored_candidates,
+)
 from fl_audit.local_training import LocalTrainings
 from fl_audit.randomness import derived_rng
 from fl_audit.records import Records
@@ -93,6 +103,7 @@ def audit_trace(
     up_to: int | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
+    on_result: Callable[[AttackResult], None] | None = None,
 ) -> list[AttackResult]:
     """Run attacks on a trace; score them where the truth is known.
 
@@ -108,6 +119,7 @@ def audit_trace(
         local_training: How clients train, if known.
         seed: Each attack's generator depends on this and the attack's label.
         up_to: Last round to use.
+        on_result: Called with each result as soon as it is there.
 
     Raises:
         UnknownNameError, InputError: If an attack or a setting is unknown.
@@ -119,12 +131,18 @@ def audit_trace(
     view = TraceView(trace, threat_model, model=model, local_training=local_training, up_to=up_to)
     knows_aux = Knowledge.AUXILIARY_DATA in threat_model.knows
     auxiliary = game.auxiliary if game is not None and knows_aux else None
+    is_scored = None
+    if game is not None and truth is not None:
+        is_scored = scored_candidates(game, truth, trace, up_to=up_to)
     results = []
     for number, request in enumerate(requests):
         if progress is not None:
             progress(request.label, number, len(requests))
         run = _Runner(request, view, auxiliary, seed, device)
-        results.append(run(game, truth))
+        result = run(game, truth, is_scored)
+        results.append(result)
+        if on_result is not None:
+            on_result(result)
     if progress is not None and requests:
         progress("attacks done", len(requests), len(requests))
     return results
@@ -160,26 +178,30 @@ def audit_run(
     manifest = run.read_manifest()
     spec, trusted = (model, True) if model is not None else (manifest.model, trust_model)
     played = has_game(run)
-    results = audit_trace(
+    target = private_directory(run.results)
+    for part in Path(folder).parts:
+        target = private_directory(target / part)
+
+    def save(result: AttackResult) -> None:
+        # a result that stands there under this label is not true any more
+        stands = (target / f"{result.record.label}.json").exists()
+        if keep_unavailable or stands or result.record.kind != "unavailable":
+            save_result(result, target)
+
+    return audit_trace(
         run.open_trace(),
         attacks=attacks,
         threat_model=manifest.threat_model.threat_model(),
         game=read_game(run) if played else None,
-        truth=read_truth(run) if played else None,
+        truth=read_truth(run) if has_truth(run) else None,
         model=None if spec is None else spec.builder(trusted=trusted),
         local_training=manifest.local_training,
         seed=manifest.seed,
         up_to=up_to,
         device=device,
         progress=progress,
+        on_result=save,
     )
-    target = private_directory(run.results)
-    for part in Path(folder).parts:
-        target = private_directory(target / part)
-    for result in results:
-        if keep_unavailable or result.record.kind != "unavailable":
-            save_result(result, target)
-    return results
 
 
 def fresh_labels(run: RunDirectory, requests: Sequence[AttackRequest]) -> list[AttackRequest]:
@@ -235,11 +257,16 @@ class _Runner:
     seed: int
     device: str
 
-    def __call__(self, game: MembershipGame | None, truth: GameTruth | None) -> AttackResult:
+    def __call__(
+        self,
+        game: MembershipGame | None,
+        truth: GameTruth | None,
+        is_scored: NDArray[np.bool_] | None,
+    ) -> AttackResult:
         header = self._header()
         try:
             if self.request.spec.kind == "membership":
-                return self._membership(game, truth, header)
+                return self._membership(game, truth, is_scored, header)
             return score(self._run(None, "targets"), header, game=game, truth=truth)
         except AuditError as error:
             return _unavailable(header, str(error))
@@ -248,7 +275,11 @@ class _Runner:
             return _unavailable(header, f"the attack failed: {type(error).__name__}: {error}")
 
     def _membership(
-        self, game: MembershipGame | None, truth: GameTruth | None, header: dict[str, Any]
+        self,
+        game: MembershipGame | None,
+        truth: GameTruth | None,
+        is_scored: NDArray[np.bool_] | None,
+        header: dict[str, Any],
     ) -> AttackResult:
         if game is None:
             raise InputError(
@@ -259,7 +290,7 @@ class _Runner:
             )
         output = self._run(game.candidates, "candidates")
         null = self._run(game.null, "null") if len(game.null) else None
-        return score(output, header, game=game, truth=truth, null=null)
+        return score(output, header, game=game, truth=truth, null=null, is_scored=is_scored)
 
     def _run(self, candidates: Records | None, part: str) -> AttackOutput:
         """The attack, with a generator of its own for (seed, label, part)."""
@@ -333,6 +364,7 @@ def _write_scores(result: MembershipResult, path: Path) -> None:
     }
     if result.is_member is not None:
         columns["is_member"] = result.is_member
+        columns["is_scored"] = result.is_scored
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink)
     write_bytes(path, sink.getvalue().to_pybytes())

@@ -17,6 +17,7 @@ from fl_audit.attack_spec import (
     Reconstructions,
     check_member_scores,
 )
+from fl_audit.errors import InputError
 from fl_audit.game import GameTruth, MembershipGame, Target
 from fl_audit.records import Records
 from fl_audit.results import (
@@ -36,6 +37,7 @@ from fl_audit.stats import (
     proportion,
     resolving_non_members,
     roc,
+    share_ci,
     tpr_at_fpr,
 )
 
@@ -54,6 +56,7 @@ def score(
     game: MembershipGame | None,
     truth: GameTruth | None,
     null: AttackOutput | None = None,
+    is_scored: NDArray[np.bool_] | None = None,
 ) -> AttackResult:
     """Score an attack's output.
 
@@ -63,11 +66,12 @@ def score(
         game: What attackers were shown.
         truth: The truth; without it, scores are kept and no figure is given.
         null: The same attack on the null candidates.
+        is_scored: Candidates to compute figures from; all by default.
     """
     if isinstance(output, MembershipScores):
         assert game is not None  # the runner refuses a membership attack without candidates
         null_scores = null.scores if isinstance(null, MembershipScores) else None
-        return _membership(output, header, game, truth, null_scores)
+        return _membership(output, header, game, truth, null_scores, is_scored)
     return _reconstruction(output, header, game, truth)
 
 
@@ -113,12 +117,16 @@ def _membership(
     game: MembershipGame,
     truth: GameTruth | None,
     null_scores: NDArray[np.float64] | None,
+    is_scored: NDArray[np.bool_] | None,
 ) -> MembershipResult:
     label = str(header["label"])
     check_member_scores(output.scores, len(game.candidates), label)
     result = null = null_holds = None
+    notes = list(output.notes)
     if truth is not None:
-        result = membership_metrics(truth.is_member, output.scores)
+        is_scored = np.ones(len(output.scores), np.bool_) if is_scored is None else is_scored
+        notes += _left_out(truth.is_member, is_scored)
+        result = membership_metrics(truth.is_member[is_scored], output.scores[is_scored])
         if null_scores is not None:
             check_member_scores(null_scores, len(game.null), label)
             null = membership_metrics(truth.null_is_member, null_scores)
@@ -126,14 +134,34 @@ def _membership(
             null_holds = wide.low <= 0.5 <= wide.high
     record = MembershipRecord(
         **header,
-        notes=list(output.notes),
+        notes=notes,
         result=result,
         null=null,
         null_holds=null_holds,
         scores_file=f"{label}.parquet",
     )
     is_member = None if truth is None else truth.is_member
-    return MembershipResult(record, game.candidates, output.scores, is_member, null_scores)
+    return MembershipResult(
+        record, game.candidates, output.scores, is_member, is_scored, null_scores
+    )
+
+
+def _left_out(is_member: NDArray[np.bool_], is_scored: NDArray[np.bool_]) -> list[str]:
+    """A note on members that no usable update of the trace was made from."""
+    members, used = int(is_member.sum()), int((is_member & is_scored).sum())
+    if used == 0:
+        raise InputError(
+            "members",
+            f"0 of {members} were used",
+            "no candidate went into a usable update of the recorded rounds",
+            "The clients that hold them were not sampled, failed, or sent NaN: record more rounds.",
+        )
+    if used < members:
+        return [
+            f"{members - used} of {members} members were held by clients but never used in a "
+            "recorded round; their groups are left out."
+        ]
+    return []
 
 
 def _reconstruction(
@@ -181,17 +209,17 @@ def _metrics(
         errors += [float(np.abs(a - b).max()) for a, b in zip(matched, original, strict=True)]
     if len(values) >= _ENOUGH_TARGETS:
         metrics["psnr_db"] = mean_ci(np.asarray(values), bounds=(-np.inf, PSNR_CAP))
-        metrics["exact"] = proportion(sum(e < EXACT for e in errors), len(errors))
     elif values:
-        refused["psnr_db"] = f"{len(values)} record has no interval; reconstruct two or more"
-    right, total = 0, 0
+        refused["psnr_db"] = "one record gives no interval for a mean; reconstruct two or more"
+    if errors:
+        metrics["exact"] = proportion(sum(e < EXACT for e in errors), len(errors))
+    overlaps = []
     for claim, target in pairs:
         if claim.label_counts is not None:
             true = np.bincount(target.labels, minlength=len(claim.label_counts))
-            right += int(np.minimum(true, claim.label_counts).sum())
-            total += len(target.labels)
-    if total:
-        metrics["label_overlap"] = proportion(right, total)
+            overlaps.append(np.minimum(true, claim.label_counts).sum() / len(target.labels))
+    if overlaps:  # labels of one batch are found or missed together: an update is one trial
+        metrics["label_overlap"] = share_ci(np.asarray(overlaps))
     return metrics, refused
 
 

@@ -127,3 +127,10 @@ def check_member_scores(scores: NDArray[np.float64], expected: int, label: str) 
             f"score of candidate row {bad[0]} is not finite",
             "Scores must be finite; check the trace for NaN updates.",
         )
+    if expected > 1 and (scores == scores[0]).all():  # would read as AUC 0.5, as if it were safe
+        raise InputError(
+            label,
+            float(scores[0]),
+            "every candidate has this one score, so there is no signal",
+            "Check the trace: updates that overflow, or a model that answers all inputs alike.",
+        )

@@ -13,18 +13,18 @@ from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from fl_audit.errors import TraceError, clean_text
+from fl_audit.errors import InputError, TraceError, clean_text
 from fl_audit.files import Arrays, private_directory, read_json, write_arrays, write_text
 from fl_audit.records import Records
 from fl_audit.results import Record, Text
 from fl_audit.run_directory import RunDirectory
+from fl_audit.trace import Trace
 
 
 class GameRules(Record):
     """How inclusion was decided, for the report."""
 
     decided_by: Text
-    seed: int
     non_members_per_member: int = Field(ge=1)
     groups: int = Field(ge=1)
     null_groups: int = Field(ge=0)
@@ -50,12 +50,15 @@ class GameTruth:
         client: Client that holds (or would have held) each candidate, shape (n,).
         null_is_member: Lots drawn for the null candidates, of which none was trained on.
         targets: What clients trained on, where a reconstruction can be compared with it.
+        uses: True where a candidate is trained on in a round if its client is sampled and
+            answers, shape (n, rounds); None if that is not known.
     """
 
     is_member: NDArray[np.bool_]
     client: NDArray[np.int64]
     null_is_member: NDArray[np.bool_]
     targets: tuple[Target, ...] = ()
+    uses: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,20 +86,62 @@ class _GameFile(Record):
     num_classes: int = Field(ge=1)
 
 
-def write_game(run: RunDirectory, game: MembershipGame, truth: GameTruth) -> None:
-    """Write game/ and, apart from it, game/truth/."""
+def write_game(run: RunDirectory, game: MembershipGame, truth: GameTruth | None) -> None:
+    """Write game/ and, apart from it and if it is known, game/truth/."""
     private_directory(run.game)
-    private_directory(run.truth)
     for name in _RECORD_SETS:
         _write_records(run.game / f"{name}.safetensors", getattr(game, name))
     file = _GameFile(rules=game.rules, num_classes=game.num_classes)
     write_text(run.game / "game.json", file.model_dump_json(indent=1))
+    if truth is None:
+        return
+    private_directory(run.truth)
     coins = {
         "is_member": truth.is_member,
         "client": truth.client,
         "null_is_member": truth.null_is_member,
     }
+    if truth.uses is not None:
+        coins["uses"] = truth.uses
     write_arrays(run.truth / "coins.safetensors", coins)
+
+
+def given_game(
+    candidates: Records,
+    is_member: NDArray[np.bool_] | None = None,
+    auxiliary: Records | None = None,
+) -> tuple[MembershipGame, GameTruth | None]:
+    """A game that nobody drew: somebody's own candidates, and the truth if they know it.
+
+    Raises:
+        InputError: If there are no candidates, or `is_member` does not fit them.
+    """
+    if len(candidates) == 0 or (is_member is not None and is_member.shape != (len(candidates),)):
+        raise InputError(
+            "candidates",
+            (len(candidates), None if is_member is None else is_member.shape),
+            "needs at least one record, and one truth value per record where given",
+            "Give as many values of is_member as candidates.",
+        )
+    nothing = candidates.take([])
+    rules = GameRules(
+        decided_by="given by the caller, not drawn by lot",
+        non_members_per_member=1,
+        groups=len(candidates),
+        null_groups=0,
+    )
+    own = nothing if auxiliary is None else auxiliary
+    num_classes = 1 + int(max(candidates.labels.max(), own.labels.max(initial=0)))
+    game = MembershipGame(rules, candidates, nothing, own, num_classes)
+    if is_member is None:
+        return game, None
+    clients = np.full(len(candidates), -1, dtype=np.int64)
+    return game, GameTruth(np.asarray(is_member, np.bool_), clients, np.zeros(0, np.bool_))
+
+
+def has_truth(run: RunDirectory) -> bool:
+    """Whether the truth of the game is there."""
+    return (run.truth / "coins.safetensors").is_file()
 
 
 def write_targets(run: RunDirectory, targets: list[Target]) -> None:
@@ -141,14 +186,46 @@ def read_truth(run: RunDirectory) -> GameTruth:
         client = _vector(coins, "client", np.int64)
         if len(client) != len(is_member):
             raise ValueError("'client' and 'is_member' differ in length")
+        uses = coins.get("uses")
+        if uses is not None and (uses.dtype != np.bool_ or uses.shape[:1] != is_member.shape):
+            raise ValueError("'uses' does not fit 'is_member'")
         return GameTruth(
             is_member,
             client,
             _vector(coins, "null_is_member", np.bool_),
             tuple(_read_target(p) for p in sorted((run.truth / "targets").glob("*.safetensors"))),
+            uses,
         )
     except _DAMAGE as error:
         raise _damaged("game/truth", error) from error
+
+
+def scored_candidates(
+    game: MembershipGame, truth: GameTruth, trace: Trace, *, up_to: int | None = None
+) -> NDArray[np.bool_]:
+    """Candidates whose membership means something: their group's member was really trained on.
+
+    A record that a client holds but never used - it was not sampled, it failed, it sent NaN, or
+    drew other examples - is neither a member nor a non-member. Its whole group is left out, so that
+    both sides keep the same classes.
+
+    Returns:
+        Shape (n,). All True where it is not known what clients used.
+    """
+    if truth.uses is None:
+        return np.ones(len(truth.is_member), dtype=np.bool_)
+    used = np.zeros(len(truth.is_member), dtype=np.bool_)
+    for number in trace.rounds:
+        if number > truth.uses.shape[1] or (up_to is not None and number > up_to):
+            continue
+        answered = [
+            reply.client
+            for reply in trace.round(number).replies
+            if reply.error_code is None and reply.is_finite is not False
+        ]
+        used |= truth.uses[:, number - 1] & np.isin(truth.client, answered)
+    groups = (used & truth.is_member).reshape(-1, game.rules.non_members_per_member + 1)
+    return np.repeat(groups.any(axis=1), groups.shape[1])
 
 
 def _read_target(path: Path) -> Target:

@@ -135,6 +135,7 @@ class MembershipResult:
         candidates: The records that were scored.
         scores: Higher = more likely a member, shape (n,).
         is_member: The truth, shape (n,), or None where it is not known.
+        is_scored: Candidates that the figures are computed from, shape (n,), or None likewise.
         null_scores: Scores of the null candidates, or None without a null control.
     """
 
@@ -142,6 +143,7 @@ class MembershipResult:
     candidates: Records
     scores: NDArray[np.float64]
     is_member: NDArray[np.bool_] | None
+    is_scored: NDArray[np.bool_] | None
     null_scores: NDArray[np.float64] | None
 
 

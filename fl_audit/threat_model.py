@@ -81,6 +81,12 @@ class ThreatModel:
         """The part of `wanted` that this adversary does not see, after implications."""
         return wanted & ~_closure(self.sees)
 
+    def _remedy(self, requires: Observation, knows: Knowledge) -> str:
+        sees, known = flag_names(self.missing(requires)), flag_names(knows & ~self.knows)
+        tables = {"threat_model.sees": sees, "threat_model.knows": known}
+        parts = [f"{', '.join(map(repr, f))} to {table}" for table, f in tables.items() if f]
+        return f"Add {' and '.join(parts)}"
+
     def require(self, name: str, requires: Observation, knows: Knowledge = NOTHING_KNOWN) -> None:
         """Refuse `name` unless everything it needs is granted.
 
@@ -94,8 +100,8 @@ class ThreatModel:
                 f"needs {' + '.join(missing)}",
                 f"the threat model ({self.who}, {self.activity}) does not grant "
                 f"{', '.join(missing)}",
-                f"Add {', '.join(repr(flag) for flag in missing)} to threat_model.sees or "
-                "threat_model.knows if the adversary really has it, or leave the attack out.",
+                f"{self._remedy(requires, knows)} if the adversary really has it, or leave the "
+                "attack out.",
             )
 
 

@@ -19,6 +19,7 @@ from fl_audit.factories import ModelSpec
 from fl_audit.local_training import LocalTraining
 from simulations.arrays import load_record, to_record
 from simulations.defences import client_mods
+from simulations.faults import DropOutError, share_of_work
 from simulations.models import model_spec, seeded
 from simulations.population import Population, build_population
 from simulations.scenario import Scenario
@@ -50,7 +51,9 @@ def _train(message: Message, context: Context) -> Message:
     client = partition_id(context)
     server_round = int(cast(int, _config(message)["server-round"]))
     local = _with_server_settings(scenario.training.all().of(client), _config(message))
-    share = _share_of_work(scenario, server_round, client)
+    share = share_of_work(scenario, server_round, client)
+    if share == 0:
+        raise DropOutError(f"client {client} dropped out of round {server_round}")
     model = seeded(spec, seed=0)
     load_record(model, _arrays(message))
     loss, num_examples = train(
@@ -81,19 +84,6 @@ def _evaluate(message: Message, context: Context) -> Message:
         }
     )
     return _reply(message, {"metrics": metrics})
-
-
-class DropOutError(Exception):
-    """A client that leaves in the middle of a round, because the scenario says so."""
-
-
-def _share_of_work(scenario: Scenario, server_round: int, client: int) -> float:
-    """How much of its work a client does in a round. All of it, unless faults are asked for."""
-    faults = scenario.faults
-    drops, straggles = scenario.seeds("faults", server_round, client).random(2)
-    if drops < faults.drop_out:
-        raise DropOutError(f"client {client} dropped out of round {server_round}")
-    return faults.straggler_share if straggles < faults.straggler else 1.0
 
 
 def _with_server_settings(local: LocalTraining, config: ConfigRecord) -> LocalTraining:

@@ -22,6 +22,18 @@ STRATEGIES = {
     and "Xgb" not in name  # trees, not arrays
 }
 WRAPPERS = {name: cls for name, cls in STRATEGIES.items() if name.startswith(_WRAPPER)}
+_MANAGED = {
+    "fraction_train": "Set federation.fraction instead.",
+    "fraction_evaluate": "Clients are not asked to evaluate; the server measures on data.test.",
+    "min_train_nodes": "All sampled clients are waited for; set federation.fraction instead.",
+    "min_evaluate_nodes": "Clients are not asked to evaluate.",
+    "min_available_nodes": "All clients are waited for; set federation.clients instead.",
+    "weighted_by_key": "Clients reply with Flower's usual keys.",
+    "arrayrecord_key": "Clients reply with Flower's usual keys.",
+    "configrecord_key": "Clients read Flower's usual keys.",
+    "num_sampled_clients": "It follows from federation.clients and federation.fraction.",
+}
+"""Arguments that the scenario's own tables decide: given twice, they could contradict."""
 _CLIENT_MODS = {
     "DifferentialPrivacyClientSideFixedClipping": flower_mods.fixedclipping_mod,
     "DifferentialPrivacyClientSideAdaptiveClipping": flower_mods.adaptiveclipping_mod,
@@ -38,6 +50,8 @@ def build_strategy(strategy: Named, defence: Named, federation: Federation) -> S
     plain = {name: cls for name, cls in STRATEGIES.items() if name not in WRAPPERS}
     if strategy.name not in plain:
         raise UnknownNameError("strategy", strategy.name, plain)
+    _refuse_managed("strategy", strategy)
+    _refuse_managed("defence", defence)
     sampled = max(1, int(federation.clients * federation.fraction))
     given = {
         "fraction_train": federation.fraction,
@@ -87,6 +101,17 @@ def _construct(cls: type[Strategy], table: str, arguments: dict[str, Any]) -> St
             f"{cls.__name__} refuses these arguments ({error})",
             f"Change them in [{table}].",
         ) from error
+
+
+def _refuse_managed(table: str, named: Named) -> None:
+    for name in named.arguments:
+        if name in _MANAGED:
+            raise InputError(
+                f"{table}.{name}",
+                named.arguments[name],
+                "the scenario decides this elsewhere",
+                _MANAGED[name],
+            )
 
 
 def _refuse_arguments(defence: Named) -> None:

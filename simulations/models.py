@@ -5,6 +5,7 @@ Weights are drawn by `seeded`, so that no factory touches torch's global generat
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import prod
@@ -13,8 +14,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from fl_audit.errors import InputError, UnknownNameError
-from fl_audit.factories import BUILT_IN, ModelSpec
+from fl_audit.errors import InputError, UnknownNameError, did_you_mean
+from fl_audit.factories import BUILT_IN, ModelSpec, load_attribute
 from simulations.data import Dataset
 from simulations.scenario import Model
 
@@ -132,6 +133,7 @@ def model_spec(model: Model, dataset: Dataset) -> ModelSpec:
             **model.settings,
         },
     )
+    _refuse_unknown_settings(spec, model)
     try:
         seeded(spec, seed=0)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -144,6 +146,24 @@ def model_spec(model: Model, dataset: Dataset) -> ModelSpec:
             "See the arguments of its function in simulations/models.py, or of your own.",
         ) from error
     return spec
+
+
+def _refuse_unknown_settings(spec: ModelSpec, model: Model) -> None:
+    function = load_attribute(spec.factory, "model.name")
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # no signature to look at: the call itself will tell
+        return
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return
+    for name, value in model.settings.items():
+        if name not in parameters:
+            raise InputError(
+                f"model.{name}",
+                value,
+                f"model {model.name!r} has no such setting",
+                f"{did_you_mean(name, parameters)}It takes: {', '.join(parameters)}",
+            )
 
 
 def seeded(spec: ModelSpec, *, seed: int) -> nn.Module:

@@ -45,7 +45,8 @@ def partition(
             "partition",
             rule.model_dump(),
             f"flwr-datasets cannot make {clients} such parts of {len(labels)} records ({error})",
-            "Raise partition.alpha or partition.classes_per_client, or use fewer clients.",
+            "Change partition.alpha or partition.classes_per_client (at most as many as there are "
+            "classes), or use fewer clients.",
         ) from error
     empty = [client for client, part in enumerate(parts) if len(part) == 0]
     if empty:

@@ -158,7 +158,6 @@ def _draw_candidates(
             decided_by="a fair coin for each pair of records of one class"
             if others == 1
             else f"a fair lot among {width} records of one class",
-            seed=scenario.seed,
             non_members_per_member=others,
             groups=len(groups),
             null_groups=len(null_groups),
@@ -190,7 +189,7 @@ def _one_hot(lots: list[int], width: int) -> NDArray[np.bool_]:
 
 def _num_training(scenario: Scenario, available: int) -> int:
     clients, per_client = scenario.federation.clients, scenario.data.examples_per_client
-    if per_client is not None:
+    if per_client != "all":
         if clients * per_client > available:
             raise InputError(
                 "federation.clients * data.examples_per_client",

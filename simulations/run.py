@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, get_args
@@ -17,7 +18,7 @@ from attacks.audit import audit_run, check_attacks, not_tested, parse_attacks
 from attacks.devices import choose_device
 from fl_audit.errors import InputError, UnknownNameError, shorten
 from fl_audit.files import write_text
-from fl_audit.game import Target, write_game, write_targets
+from fl_audit.game import write_game, write_targets
 from fl_audit.report.build import build_report
 from fl_audit.report.model import AuditReport
 from fl_audit.run_directory import Problem, RunDirectory, RunManifest, ThreatModelRecord
@@ -29,7 +30,7 @@ from simulations.engines.local import run_local
 from simulations.population import Population
 from simulations.scenario import Scenario, dump_scenario, load_scenario
 from simulations.server_app import make_server_app
-from simulations.training import batches
+from simulations.truth import candidate_uses, reconstruction_targets
 from strategies.recorder import utc_now
 
 Engine = Literal["local", "ray"]
@@ -114,9 +115,10 @@ def run_scenario(
                 audit_run(
                     run.path, attacks=requests, trust_model=True, device=device, progress=progress
                 )
-            run.write_manifest(run.read_manifest().model_copy(update={"seconds": seconds}))
-            report = build_report(run, not_tested=not_tested([r.spec.name for r in requests]))
-            report.save(run.path)
+            with _stage("report", seconds, run):
+                run.write_manifest(run.read_manifest().model_copy(update={"seconds": seconds}))
+                report = build_report(run, not_tested=not_tested([r.spec.name for r in requests]))
+                report.save(run.path)
             return report
         finally:
             run.release()
@@ -131,8 +133,9 @@ def _begin(
     if not run.manifest_file.is_file():
         run.write_manifest(manifest)  # first: from here on, the run can be resumed
     write_text(run.scenario_file, dump_scenario(scenario))
-    write_game(run, population.game, population.truth)
-    write_targets(run, _targets(scenario, population))
+    truth = replace(population.truth, uses=candidate_uses(scenario, population))
+    write_game(run, population.game, truth)
+    write_targets(run, reconstruction_targets(scenario, population))
 
 
 def _refuse_other_scenario(recorded: Scenario, wanted: Scenario) -> None:
@@ -224,24 +227,6 @@ def _run_federation(
         run_config={SCENARIO_KEY: scenario.model_dump_json()},
         seed=scenario.seed,
     )
-
-
-def _targets(scenario: Scenario, population: Population) -> list[Target]:
-    """What each FedSGD client trains on in each round: the truth of a reconstruction.
-
-    A FedSGD client draws its batch from (seed, round, client) alone, so the draw is repeated here.
-    """
-    trainings = scenario.training.all()
-    targets = []
-    for client, records in enumerate(population.clients):
-        local = trainings.of(client)
-        if local.algorithm != "fedsgd":
-            continue
-        for server_round in range(1, scenario.federation.rounds + 1):
-            rng = scenario.seeds("client", server_round, client)
-            (rows,) = batches(len(records), local, rng=rng)
-            targets.append(Target(server_round, client, records.inputs[rows], records.labels[rows]))
-    return targets
 
 
 @contextmanager

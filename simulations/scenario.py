@@ -10,7 +10,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -46,8 +46,8 @@ class Data(Table):
     label_column: str | None = Field(default=None, description="Folder or hub: found if null")
     settings: dict[str, JsonValue] = Field(default_factory=dict, description="module:function")
     limit: int | None = Field(default=None, ge=1, description="Use at most so many records")
-    examples_per_client: int | None = Field(
-        default=40, ge=1, description="On average; all that the game leaves if null"
+    examples_per_client: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        default=40, description='On average; "all" that the game leaves'
     )
     random_labels: bool = Field(
         default=False, description="Replace labels by random ones, to make clients memorise"
@@ -104,7 +104,19 @@ class Training(LocalTraining):
 
     @model_validator(mode="after")
     def _clients_are_valid(self) -> Training:
-        self.all()
+        for client, table in self.clients.items():
+            for key in table:
+                if key not in LocalTraining.model_fields:
+                    guess = did_you_mean(key, LocalTraining.model_fields)
+                    raise ValueError(f"clients.{client}.{key} is an unknown key. {guess}")
+        try:
+            self.all()
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            key = ".".join(str(part) for part in first["loc"])
+            raise ValueError(
+                f"a table of training.clients has {key} = {shorten(first['input'])}: {first['msg']}"
+            ) from error
         return self
 
 
@@ -174,6 +186,12 @@ class Scenario(Table):
     @model_validator(mode="after")
     def _clients_exist(self) -> Scenario:
         last = self.federation.clients - 1
+        if self.game.clients is not None and (
+            not self.game.clients or len(set(self.game.clients)) < len(self.game.clients)
+        ):
+            raise ValueError(
+                f"game.clients = {self.game.clients} must name at least one client, each once"
+            )
         named = [*(self.game.clients or []), *self.training.clients]
         for client in named:
             if not 0 <= client <= last:
@@ -264,19 +282,25 @@ def dump_scenario(scenario: Scenario) -> str:
 
 def _toml(prefix: str, table: Mapping[str, Any]) -> list[str]:
     plain = {k: v for k, v in table.items() if not isinstance(v, Mapping)}
-    lines = [f"{key} = {_toml_value(value)}" for key, value in plain.items()]
+    lines = [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in plain.items()]
     for key, value in table.items():
         if isinstance(value, Mapping):
-            name = f"{prefix}{key}"
+            name = f"{prefix}{_toml_key(key)}"
             lines += ["", f"[{name}]", *_toml(f"{name}.", value)]
     return lines
 
 
+def _toml_key(key: object) -> str:
+    text = str(key)
+    bare = text.isascii() and text.replace("-", "").replace("_", "").isalnum()
+    return text if bare else _toml_value(text)
+
+
 def _toml_value(value: Any) -> str:
     if isinstance(value, bool | int | float | str):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{k} = {_toml_value(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items()) + "}"
     if isinstance(value, Sequence):
         return "[" + ", ".join(_toml_value(v) for v in value) + "]"
     raise InputError("scenario", shorten(value), "has no TOML form", "Use plain values.")

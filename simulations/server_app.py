@@ -81,6 +81,5 @@ def make_server_app(
             num_rounds=scenario.federation.rounds,
             evaluate_fn=utility,
         )
-        recorder.update(state="done")
 
     return app

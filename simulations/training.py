@@ -30,6 +30,14 @@ def batches(
             yield order[start : start + size]
 
 
+def planned_batches(
+    num_examples: int, training: LocalTraining, *, rng: np.random.Generator, share: float = 1.0
+) -> list[NDArray[np.int64]]:
+    """The batches that a client really does: a straggler stops after a share of its steps."""
+    planned = list(batches(num_examples, training, rng=rng))
+    return planned[: max(1, round(share * len(planned)))]
+
+
 def train(
     model: nn.Module,
     records: Records,
@@ -64,8 +72,7 @@ def train(
     )
     start = [p.detach().clone() for p in model.parameters()] if training.proximal_mu else []
     total, seen, rows_seen = 0.0, 0, set[int]()
-    planned = list(batches(len(records), training, rng=rng))
-    for rows in planned[: max(1, round(share * len(planned)))]:
+    for rows in planned_batches(len(records), training, rng=rng, share=share):
         index = torch.from_numpy(rows).to(device)
         optimizer.zero_grad(set_to_none=True)
         loss = nn.functional.cross_entropy(model(inputs[index]), labels[index])

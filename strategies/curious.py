@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
+from flwr.serverapp.strategy import Result, Strategy
+from numpy.typing import NDArray
 
 from attacks.audit import AttackRequest, audit_run, parse_attacks
 from fl_audit.errors import InputError
 from fl_audit.factories import ModelSpec
+from fl_audit.game import given_game, write_game
 from fl_audit.local_training import LocalTrainings
+from fl_audit.records import Records
 from fl_audit.run_directory import RunDirectory, RunManifest, ThreatModelRecord
 from fl_audit.threat_model import PRESETS, ThreatModel
 from fl_audit.trace import RecordingPolicy
@@ -42,6 +47,10 @@ class CuriousStrategy(Strategy):
         recording: What to keep; everything by default.
         seed: Seed of the attacks' generators.
         trust_model: Import a model factory that is not fl-audit's own (live attacks).
+        candidates: Records whose membership is in question; membership attacks need them.
+        is_member: The truth about them, shape (n,), if known: without it, attacks give scores and
+            no figures.
+        auxiliary: Records of the same distribution that the adversary has of its own.
 
     Raises:
         InputError: If `inner` drives its own rounds, an attack is unknown, or `trace` is taken.
@@ -61,6 +70,9 @@ class CuriousStrategy(Strategy):
         recording: RecordingPolicy | None = None,
         seed: int = 0,
         trust_model: bool = False,
+        candidates: Records | None = None,
+        is_member: NDArray[np.bool_] | None = None,
+        auxiliary: Records | None = None,
         on_round: Callable[[int], None] | None = None,
     ) -> None:
         _refuse_own_start(inner)
@@ -72,6 +84,8 @@ class CuriousStrategy(Strategy):
         if isinstance(trace, Recorder):
             self.recorder = trace
             return
+        if candidates is None:
+            _refuse_membership(self._requests)
         manifest = RunManifest(
             title=f"Recording of {type(inner).__name__}",
             created=utc_now(),
@@ -87,6 +101,8 @@ class CuriousStrategy(Strategy):
         )
         run = RunDirectory.create(Path(trace))
         run.lock()
+        if candidates is not None:
+            write_game(run, *given_game(candidates, is_member, auxiliary))
         self.recorder = Recorder(run, manifest, clients=clients or {})
 
     def __getattr__(self, name: str) -> Any:
@@ -134,6 +150,24 @@ class CuriousStrategy(Strategy):
         """Delegate."""
         return self.inner.aggregate_evaluate(server_round, replies)
 
+    def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Result:
+        """Flower's own loop of rounds, which calls the hooks above; run.json says how it ended."""
+        num_rounds = (
+            inspect.signature(super().start).bind(grid, *args, **kwargs).arguments.get("num_rounds")
+        )
+        if self.recorder.manifest.planned_rounds is None and num_rounds is not None:
+            self.recorder.update(planned_rounds=num_rounds)
+        try:
+            result = super().start(grid, *args, **kwargs)
+        except BaseException as error:
+            is_interrupt = isinstance(error, KeyboardInterrupt)
+            with self.recorder.guard("recording", 0):
+                self.recorder.finish("interrupted" if is_interrupt else "failed")
+            raise
+        with self.recorder.guard("recording", 0):
+            self.recorder.finish("done")
+        return result
+
     def summary(self) -> None:
         """Delegate, and say that this run is recorded."""
         self.inner.summary()
@@ -151,6 +185,17 @@ class CuriousStrategy(Strategy):
             for result in results:
                 if result.record.kind == "unavailable":
                     self.recorder.note("attack", server_round, result.record.reason)
+
+
+def _refuse_membership(requests: Sequence[AttackRequest]) -> None:
+    for request in requests:
+        if request.spec.kind == "membership":
+            raise InputError(
+                f"attack {request.label!r}",
+                "no candidates",
+                "a membership attack needs records to ask about",
+                "Give CuriousStrategy(candidates=Records(ids, inputs, labels)).",
+            )
 
 
 def _refuse_own_start(inner: Strategy) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 
@@ -93,6 +93,11 @@ class Recorder:
     def flush(self) -> None:
         """Wait until all digests are on disk."""
         self._writer.flush()
+
+    def finish(self, state: Literal["done", "interrupted", "failed"]) -> None:
+        """Write how the run ended; nothing is recorded afterwards."""
+        self._writer.close()
+        self.update(state=state)
 
     def update(self, **changes: Any) -> None:
         """Change fields of the manifest and write it."""

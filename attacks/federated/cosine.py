@@ -75,26 +75,28 @@ def _round_cosines(
     arrays = view.global_model(server_round)
     module = view.architecture()
     names = _names(module, layers)
-    updates = {
-        client: update
-        for client in view.clients(server_round)
-        if float((update := _flat_update(view, server_round, client, names)).norm()) > 0
-    }
-    if not updates or not all(np.isfinite(arrays[name]).all() for name in names):
+    directions = {}
+    for client in view.clients(server_round):
+        update = _flat_update(view, server_round, client, names)
+        norm = float(np.linalg.norm(update))  # float64: the square of an update may be huge
+        if norm > 0:
+            directions[client] = torch.from_numpy(update / norm).float()
+    if not directions or not all(np.isfinite(arrays[name]).all() for name in names):
         return []
-    matrix = torch.stack(list(updates.values())).to(device)  # (m, d)
-    matrix = matrix / matrix.norm(dim=1, keepdim=True)
-    cosines = np.empty((len(updates), len(candidates)))
+    matrix = torch.stack(list(directions.values())).to(device)  # (m, d), rows of length 1
+    cosines = np.empty((len(directions), len(candidates)))
     for rows, gradients in per_example_gradients(module, arrays, candidates, device=device):
         flat = _flat(gradients, names)
-        norms = flat.norm(dim=1).clamp_min(torch.finfo(flat.dtype).tiny)
-        cosines[:, rows] = (-(matrix @ flat.T) / norms).double().cpu().numpy()
-    return list(zip(updates, cosines, strict=True))
+        norms = flat.double().norm(dim=1).clamp_min(torch.finfo(flat.dtype).tiny)
+        cosines[:, rows] = (-(matrix @ flat.T).double() / norms).cpu().numpy()
+    return list(zip(directions, cosines, strict=True))
 
 
-def _flat_update(view: TraceView, server_round: int, client: int, names: list[str]) -> torch.Tensor:
+def _flat_update(
+    view: TraceView, server_round: int, client: int, names: list[str]
+) -> NDArray[np.float64]:
     update = view.client_update(server_round, client)
-    return torch.from_numpy(np.concatenate([update[name].ravel() for name in names])).float()
+    return np.concatenate([update[name].ravel() for name in names])
 
 
 def _flat(gradients: Gradients, names: list[str]) -> torch.Tensor:

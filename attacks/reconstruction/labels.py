@@ -122,6 +122,7 @@ def _run(given: AttackInput) -> Reconstructions:
             "Set game.auxiliary to at least 1.",
         )
     claims, several = [], set()
+    notes: list[str] = []
     module = view.architecture().to(given.device)
     for server_round in view.rounds:
         load_weights(module, view.global_model(server_round))
@@ -132,15 +133,23 @@ def _run(given: AttackInput) -> Reconstructions:
                 continue
             update = view.client_update(server_round, client)
             bias = _last_bias(update)
+            rate = local.learning_rate_in(server_round)
+            if rate == 0:
+                notes.append(f"Round {server_round}: the learning rate is 0, so nothing is sent.")
+                continue
+            try:
+                batch_size = _batch_size(given, server_round, client)
+            except InputError as error:
+                notes.append(f"Round {server_round}, client {client}: {error.rule}.")
+                continue
             counts = label_counts(
                 module,
-                {bias: -update[bias] / local.learning_rate_in(server_round)},
-                _batch_size(given, server_round, client),
+                {bias: -update[bias] / rate},
+                batch_size,
                 proxy_inputs=auxiliary.inputs,
                 proxy_labels=auxiliary.labels,
             )
             claims.append(Reconstruction(server_round, client, label_counts=counts))
-    notes = []
     if several:
         notes.append(
             f"Clients {sorted(several)} take several steps a round: no claim is made about them."

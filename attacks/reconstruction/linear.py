@@ -106,7 +106,10 @@ def _run(given: AttackInput) -> Reconstructions:
             claims.append(Reconstruction(server_round, client, found[None]))
     notes = [f"{len(claims)} updates come from a single example and were inverted."]
     if mixed:
-        notes.append(f"{mixed} updates mix several examples: no claim is made about them.")
+        notes.append(
+            f"{mixed} updates are not explained by a single example (several examples or steps, "
+            "weight decay, noise): no claim is made about them."
+        )
     if silent:
         notes.append(f"{silent} updates did not touch the layer's bias.")
     return Reconstructions(tuple(claims), tuple(notes))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fl_audit.cli.console import console, error_console, print_results, progress_bar
+from fl_audit.cli.console import FAILED, console, error_console, print_results, progress_bar
+from fl_audit.errors import AuditError, clean_text
 
 
 def run(
@@ -60,6 +62,20 @@ def run_and_show(
                 soft_wrap=True,
             )
         raise
+    except AuditError:
+        raise
+    except Exception as error:
+        # what the strategy or Flower raises is theirs; what was recorded is kept
+        logging.getLogger("fl_audit").info("the run failed", exc_info=True)
+        if not (out / "run.json").exists():
+            raise
+        error_console.print(
+            f"The federation failed: {type(error).__name__}: {clean_text(error)}\n"
+            f"What was recorded is kept: fl-audit report {out} (--verbose shows where it failed)",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(FAILED) from error
     print_results(report.attacks)
     for problem in report.run.problems:
         where = (
@@ -67,6 +83,8 @@ def run_and_show(
         )
         error_console.print(f"problem in {where}: {problem.message}", markup=False)
     print_page(out / "report.html")
+    if any(record.kind == "unavailable" for record in report.attacks):
+        raise typer.Exit(FAILED)
 
 
 def print_page(page: Path) -> None:

@@ -25,7 +25,7 @@ from fl_audit.report.model import (
     TraceSummary,
 )
 from fl_audit.results import AnyAttackRecord, ReconstructionRecord
-from fl_audit.run_directory import RunDirectory
+from fl_audit.run_directory import Problem, RunDirectory, RunManifest
 from fl_audit.trace import RoundIndex, Trace
 
 _MAX_IMAGES = 24
@@ -43,15 +43,33 @@ def build_report(run: RunDirectory, *, not_tested: Sequence[Mapping[str, str]]) 
         RunDirectoryError, TraceError: If a file is damaged.
     """
     attacks = read_results(run)
+    manifest = run.read_manifest()
+    manifest = manifest.model_copy(
+        update={"problems": [*manifest.problems, *_missing(run, manifest)]}
+    )
     images = {a.label: _images(run, a) for a in attacks if isinstance(a, ReconstructionRecord)}
     return AuditReport(
-        run=run.read_manifest(),
+        run=manifest,
         trace=_trace(run),
         game=_game(run),
         attacks=attacks,
         images={label: found for label, found in images.items() if found},
         not_tested=[NotTested.model_validate(dict(entry)) for entry in not_tested],
     )
+
+
+def _missing(run: RunDirectory, manifest: RunManifest) -> list[Problem]:
+    """Rounds and files that should be there. `fl-audit trace verify` looks into the files, too."""
+    if not run.trace.is_dir():
+        return []
+    trace = Trace.open(run.trace)
+    problems = [Problem(where="trace", message=f"{name} is missing") for name in trace.missing()]
+    if manifest.state == "done" and manifest.planned_rounds not in (None, len(trace.rounds)):
+        message = (
+            f"the run ended with {manifest.planned_rounds} rounds; {len(trace.rounds)} are here"
+        )
+        problems.append(Problem(where="trace", message=message))
+    return problems
 
 
 def read_results(run: RunDirectory) -> list[AnyAttackRecord]:

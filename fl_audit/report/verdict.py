@@ -54,6 +54,8 @@ def _reconstruction(record: ReconstructionRecord) -> str:
     if record.num_targets == 0:
         return "made no claim"
     if not record.metrics:
+        if record.refused:
+            return "too few records to give a figure"
         return "claims only: no truth to compare with"
     if not set(record.metrics) & set(record.baseline):
         return "reconstructed something; there is no guess to compare it with"

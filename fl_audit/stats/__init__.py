@@ -5,7 +5,7 @@ Higher score = more likely a member. All rates are fractions.
 
 from fl_audit.stats.auc_interval import auc_ci
 from fl_audit.stats.curves import RocCurve, auc, roc
-from fl_audit.stats.means import mean_ci
+from fl_audit.stats.means import mean_ci, share_ci
 from fl_audit.stats.proportions import clopper_pearson_interval, proportion, wilson_interval
 from fl_audit.stats.tpr import (
     UnresolvableFprError,
@@ -25,6 +25,7 @@ __all__ = [
     "proportion",
     "resolving_non_members",
     "roc",
+    "share_ci",
     "tpr_at_fpr",
     "wilson_interval",
 ]

@@ -4,11 +4,38 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import betaincinv, stdtrit
 
 from fl_audit.errors import InputError
 from fl_audit.results import Estimate
 from fl_audit.stats.checks import check_confidence
+
+
+def share_ci(values: NDArray[np.float64], *, confidence: float = 0.95) -> Estimate:
+    """Mean of independent shares in [0, 1], with an interval that is never of width zero.
+
+    Clopper-Pearson's limits with the sum of the shares in place of the number of successes: equal
+    to it where all shares are 0 or 1, and conservative otherwise, because no variable in [0, 1]
+    varies more than one that is 0 or 1 with the same mean.
+
+    Args:
+        values: At least one number in [0, 1], shape (n,).
+
+    Raises:
+        InputError: If there is none, or one lies outside [0, 1].
+    """
+    check_confidence(confidence)
+    if values.ndim != 1 or len(values) == 0 or not ((values >= 0) & (values <= 1)).all():
+        raise InputError(
+            "values", values, "must be shares in [0, 1], at least one", "Divide by the total."
+        )
+    n, total, tail = len(values), float(values.sum()), (1 - confidence) / 2
+    low = float(betaincinv(total, n - total + 1, tail)) if total > 0 else 0.0
+    high = float(betaincinv(total + 1, n - total, 1 - tail)) if total < n else 1.0
+    value = min(1.0, total / n)
+    return Estimate(
+        value=value, low=min(low, value), high=max(high, value), confidence=confidence, n=n
+    )
 
 
 def mean_ci(

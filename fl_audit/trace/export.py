@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import write_array
 
 from fl_audit.errors import InputError, TraceError
 from fl_audit.files import Arrays, private_directory, write_arrays, write_bytes
@@ -101,6 +103,9 @@ def _write(stem: Path, arrays: Arrays, *, npz: bool) -> None:
         write_arrays(stem.with_name(f"{stem.name}.safetensors"), arrays)
         return
     buffer = io.BytesIO()
-    # "/" in a name would be a folder inside the archive
-    np.savez(buffer, **{name.replace("/", "|"): array for name, array in arrays.items()})  # type: ignore[arg-type]
+    with zipfile.ZipFile(buffer, "w") as archive:  # np.savez would pickle what is no number
+        for name, array in arrays.items():
+            # "/" in a name would be a folder inside the archive
+            with archive.open(f"{name.replace('/', '|')}.npy", "w", force_zip64=True) as member:
+                write_array(member, np.asarray(array), allow_pickle=False)
     write_bytes(stem.with_name(f"{stem.name}.npz"), buffer.getvalue())

@@ -124,6 +124,20 @@ class Trace:
                 findings += self._verify_party(index.round, party)
         return findings
 
+    def missing(self) -> list[str]:
+        """Files that the index speaks of and that are not there, or are empty."""
+        names = []
+        for index in self._indices.values():
+            parties: list[Party] = ["broadcast", "aggregate", *(r.client for r in index.replies)]
+            for party in parties:
+                entry = self._entry(index.round, party)
+                if entry is None or not entry.is_stored:
+                    continue
+                path = self._path(index.round, party, entry)
+                if not path.is_file() or path.stat().st_size == 0:
+                    names.append(_short(path))
+        return names
+
     def _verify_party(self, server_round: int, party: Party) -> list[str]:
         entry = self._entry(server_round, party)
         if entry is None or not entry.is_stored:

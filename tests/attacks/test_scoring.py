@@ -13,7 +13,7 @@ from fl_audit.records import Records
 from fl_audit.results import MembershipResult, ReconstructionResult
 
 SEED = 20_261_123
-RULES = GameRules(decided_by="lot", seed=0, non_members_per_member=1, groups=1, null_groups=0)
+RULES = GameRules(decided_by="lot", non_members_per_member=1, groups=1, null_groups=0)
 HEADER = {
     "label": "x",
     "attack": "x",
@@ -103,7 +103,7 @@ def test_reconstructions_are_paired_with_the_nearest_originals() -> None:
     assert metrics["psnr_db"].high == PSNR_CAP
     assert metrics["exact"].value == 1
     assert metrics["label_overlap"].value == 1
-    assert metrics["label_overlap"].n == 3
+    assert metrics["label_overlap"].n == 1  # labels of one update are one trial
     found = result.arrays["round_0002/client_7/reconstruction"]
     assert (found == result.arrays["round_0002/client_7/original"]).all()
     assert "round_0003/client_7/original" not in result.arrays
@@ -112,3 +112,23 @@ def test_reconstructions_are_paired_with_the_nearest_originals() -> None:
 def test_psnr_by_hand() -> None:
     assert psnr(np.full(4, 0.1), np.zeros(4)) == pytest.approx(20)
     assert psnr(np.zeros(4), np.zeros(4)) == PSNR_CAP
+
+
+def test_one_score_for_all_is_no_signal_not_chance() -> None:
+    with pytest.raises(InputError, match="no signal"):
+        score(MembershipScores(np.zeros(4)), HEADER, game=game(4), truth=truth(4))
+
+
+def test_one_reconstruction_is_exact_or_not_and_has_no_mean() -> None:
+    original = np.array([[0.25, 0.5]], dtype=np.float32)
+    target = Target(1, 0, original, np.array([1]))
+    result = score(
+        Reconstructions((Reconstruction(1, 0, original.astype(np.float64)),)),
+        HEADER,
+        game=game(2),
+        truth=truth(2, targets=(target,)),
+    )
+    assert isinstance(result, ReconstructionResult)
+    assert result.record.metrics["exact"].value == 1
+    assert result.record.metrics["exact"].low == pytest.approx(0.025)
+    assert "psnr_db" in result.record.refused

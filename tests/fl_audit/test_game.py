@@ -26,9 +26,7 @@ from fl_audit.game import (
 from fl_audit.records import Records
 from fl_audit.run_directory import RunDirectory
 
-RULES = GameRules(
-    decided_by="a fair coin", seed=7, non_members_per_member=1, groups=2, null_groups=1
-)
+RULES = GameRules(decided_by="a fair coin", non_members_per_member=1, groups=2, null_groups=1)
 
 
 def records(start: int, count: int) -> Records:

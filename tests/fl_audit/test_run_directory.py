@@ -48,9 +48,7 @@ def fill(run: RunDirectory) -> RunDirectory:
     writer.add_replies(1, [Reply(0, weights, {"num-examples": 1})])
     writer.end_round(1, weights, {})
     records = Records(np.arange(2), np.zeros((2, 3), dtype=np.float32), np.zeros(2, dtype=np.int64))
-    rules = GameRules(
-        decided_by="a coin", seed=1, non_members_per_member=1, groups=1, null_groups=1
-    )
+    rules = GameRules(decided_by="a coin", non_members_per_member=1, groups=1, null_groups=1)
     coins = np.array([True, False])
     truth = GameTruth(coins, np.zeros(2, dtype=np.int64), coins)
     write_game(run, MembershipGame(rules, records, records, records, 2), truth)

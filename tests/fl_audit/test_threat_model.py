@@ -51,7 +51,7 @@ def test_every_missing_flag_is_named() -> None:
     message = str(caught.value)
     assert message.startswith("attack 'x' = 'needs aggregate + buffers'")
     assert "(observer, honest-but-curious) does not grant aggregate, buffers" in message
-    assert "Add 'aggregate', 'buffers' to threat_model.sees or threat_model.knows" in message
+    assert "Add 'aggregate' to threat_model.sees and 'buffers' to threat_model.knows" in message
     assert "labels-only" not in message  # implied by logits
 
 

@@ -85,7 +85,7 @@ def test_same_seed_same_population_and_other_seed_another() -> None:
 
 
 def test_all_that_is_there_when_no_number_is_asked() -> None:
-    population = build(data={"examples_per_client": None})
+    population = build(data={"examples_per_client": "all"})
     assert sum(len(c) for c in population.clients) > 300
 
 

@@ -17,6 +17,7 @@ from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
 from attacks.audit import audit_run
 from fl_audit.errors import InputError, RunDirectoryError
+from fl_audit.records import Records
 from fl_audit.run_directory import RunDirectory
 from fl_audit.trace import Trace, TraceWriter
 from simulations.run import run_scenario
@@ -135,10 +136,10 @@ def test_a_recorder_that_fails_never_stops_training(
 def test_an_attack_that_fails_never_stops_training(
     federate: Federate, sha256: Sha256, tmp_path: Path
 ) -> None:
-    """No candidates here, so the attack cannot run: it says so, and training goes on."""
+    """No auxiliary records here, so the attack cannot run: it says so, and training goes on."""
     bare = federate(FedAvg(**QUIET))
     curious = CuriousStrategy(
-        FedAvg(**QUIET), trace=tmp_path / "run", attacks=["row_space"], every=1
+        FedAvg(**QUIET), trace=tmp_path / "run", attacks=["label_counts"], every=1
     )
     assert sha256(federate(curious)) == sha256(bare)
     assert [p.where for p in curious.recorder.problems] == ["attack"] * 3
@@ -247,3 +248,36 @@ def test_a_client_that_stops_the_strategy_still_stops_it_and_the_round_is_kept(
     trace = Trace.open(tmp_path / "run" / "trace")
     assert len(trace.round(1).replies) == 7
     assert trace.verify() == []
+
+
+def test_run_json_says_how_the_rounds_ended(federate: Federate, tmp_path: Path) -> None:
+    federate(CuriousStrategy(FedAvg(**QUIET), trace=tmp_path / "done"))
+    manifest = RunDirectory.open(tmp_path / "done").read_manifest()
+    assert (manifest.state, manifest.planned_rounds) == ("done", 3)
+    with pytest.raises(ValueError, match="broadcast"):
+        federate(CuriousStrategy(FedAvg(**QUIET), trace=tmp_path / "failed"), wrong_shape)
+    assert RunDirectory.open(tmp_path / "failed").read_manifest().state == "failed"
+
+
+def test_own_candidates_can_be_scored_in_a_recording(federate: Federate, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    own = Records(np.arange(6), rng.random((6, 3)).astype(np.float32), np.zeros(6, dtype=np.int64))
+    member = np.arange(6) < 3
+    curious = CuriousStrategy(
+        FedAvg(**QUIET), trace=tmp_path / "run", candidates=own, is_member=member
+    )
+    federate(curious, rounds=1)
+    (result,) = audit_run(tmp_path / "run", attacks=["row_space"])
+    assert result.record.kind == "membership"
+    assert result.record.result is not None
+    assert result.record.null is None
+
+    federate(CuriousStrategy(FedAvg(**QUIET), trace=tmp_path / "blind", candidates=own), rounds=1)
+    (result,) = audit_run(tmp_path / "blind", attacks=["row_space"])
+    assert result.record.kind == "membership"
+    assert result.record.result is None
+
+
+def test_membership_attacks_without_candidates_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="needs records to ask about"):
+        CuriousStrategy(FedAvg(**QUIET), trace=tmp_path / "run", attacks=["row_space"], every=1)

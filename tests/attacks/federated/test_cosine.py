@@ -111,3 +111,11 @@ def test_a_server_behind_secure_aggregation_cannot_run_it(digits_run: Path) -> N
     blind = TraceView(Trace.open(digits_run / "trace"), PRESETS["secure-aggregation-server"])
     with pytest.raises(ObservationError, match="client-updates"):
         blind.clients(1)
+
+
+def test_updates_too_large_for_float32_still_have_a_direction(tmp_path: Path) -> None:
+    rng = np.random.default_rng(SEED)
+    data, model = records(5, rng=rng), weights(rng=rng)
+    replies = [step(model, one_gradient(model, data, 0), lr=1e25)]
+    scores = cosine_scores(view(tmp_path / "trace", model, replies), data)
+    assert scores[0] == pytest.approx(1, abs=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -52,3 +53,18 @@ def test_bad_input(gradients: dict[str, np.ndarray], batch_size: int, message: s
     model: torch.nn.Module = mlp(input_shape=[4], num_classes=3, hidden=[])
     with pytest.raises(InputError, match=message):
         label_counts(model, gradients, batch_size, proxy_inputs=np.zeros((2, 4), dtype=np.float32))
+
+
+def test_rounds_without_a_learning_rate_do_not_take_the_others_with_them(
+    run_tables: Callable[..., Path],
+) -> None:
+    out = run_tables(
+        "decayed",
+        federation={"rounds": 4},
+        training={"algorithm": "fedsgd", "schedule": "cosine", "decay_rounds": 2},
+        audit={"attacks": ["label_counts"]},
+    )
+    (result,) = audit_run(out, attacks=["label_counts"])
+    assert isinstance(result, ReconstructionResult)
+    assert result.record.num_targets == 10  # rounds 1 and 2
+    assert sum("learning rate is 0" in note for note in result.record.notes) == 10

@@ -70,4 +70,4 @@ def test_epochs_of_many_examples_are_left_alone(digits_run: Path) -> None:
     (result,) = audit_run(digits_run, attacks=["linear_inversion"])
     assert isinstance(result, ReconstructionResult)
     assert result.record.num_targets == 0
-    assert "30 updates mix several examples" in " ".join(result.record.notes)
+    assert "30 updates are not explained by a single example" in " ".join(result.record.notes)

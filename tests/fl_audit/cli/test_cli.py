@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fl_audit.cli.main import main
@@ -129,3 +131,59 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     done = fl_audit("report", tmp_path / "r")
     assert done.returncode == 0, done.stderr
     assert "interrupted" in (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
+
+
+def test_run_leaves_with_1_when_an_attack_gave_no_number(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(SCENARIO)
+    done = fl_audit(
+        "run", tmp_path / "s.toml", "--out", tmp_path / "r", "--set", "model.name=lenet_zhu"
+    )
+    assert done.returncode == 1
+    assert "not available" in done.stdout
+
+
+def test_a_federation_that_fails_is_said_in_one_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flwr.serverapp.strategy import FedAvg
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("total weight is zero")
+
+    monkeypatch.setattr(FedAvg, "aggregate_train", broken)
+    (tmp_path / "s.toml").write_text(SCENARIO)
+    done = fl_audit("run", tmp_path / "s.toml", "--out", tmp_path / "r")
+    assert done.returncode == 1
+    assert "ZeroDivisionError: total weight is zero" in done.stderr
+    assert "fl-audit report" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_trace_info_verify_and_export(recorded: Path, tmp_path: Path) -> None:
+    info = fl_audit("trace", "info", recorded)
+    assert "digest: " in info.stdout
+    assert fl_audit("trace", "verify", recorded).returncode == 0
+    done = fl_audit("trace", "export", recorded, tmp_path / "x", "--client", 1, "--what", "updates")
+    assert done.returncode == 0, done.stderr
+    names = sorted(p.name for p in (tmp_path / "x").iterdir())
+    assert names == [
+        "round_0001_aggregate.npz",
+        "round_0001_broadcast.npz",
+        "round_0001_update_1.npz",
+    ]
+    with np.load(tmp_path / "x" / names[2], allow_pickle=False) as update:
+        assert update["1.weight"].shape == (128, 64)
+        assert update["1.weight"].any()
+
+
+def test_a_damaged_trace_fails_verify_and_is_not_exported(recorded: Path, tmp_path: Path) -> None:
+    shutil.copytree(recorded, tmp_path / "run")
+    path = tmp_path / "run" / "trace" / "round_0001" / "client_2.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    done = fl_audit("trace", "verify", tmp_path / "run")
+    assert done.returncode == 1
+    assert "client_2" in done.stdout
+    assert fl_audit("trace", "export", tmp_path / "run", tmp_path / "x").returncode == 2
+    assert not (tmp_path / "x").exists()

@@ -70,3 +70,14 @@ def test_a_damaged_result_is_named(text: str, copy: RunDirectory) -> None:
     (copy.results / "linear_inversion.json").write_text(text)
     with pytest.raises(AuditError, match=r"results/linear_inversion.json"):
         build_report(copy, not_tested=[])
+
+
+def test_missing_rounds_and_files_are_said(copy: RunDirectory) -> None:
+    assert build_report(copy, not_tested=[]).run.problems == []
+    (copy.trace / "round_0002" / "client_1.safetensors").unlink()
+    shutil.rmtree(copy.trace / "round_0010")
+    messages = [p.message for p in build_report(copy, not_tested=[]).run.problems]
+    assert messages == [
+        "round_0002/client_1.safetensors is missing",
+        "the run ended with 10 rounds; 9 are here",
+    ]

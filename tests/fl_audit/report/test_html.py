@@ -103,7 +103,7 @@ REPORT: dict[str, Any] = json.loads("""{
         {"round": 1, "state": "aggregated", "sampled": 5, "replied": 5, "kept": 5, "failed": 0},
         {"round": 2, "state": "aggregated", "sampled": 5, "replied": 4, "kept": 4, "failed": 1}]},
     "game": {"num_candidates": 40, "num_null": 40, "num_auxiliary": 100,
-             "rules": {"decided_by": "a fair coin", "seed": 3, "non_members_per_member": 1,
+             "rules": {"decided_by": "a fair coin", "non_members_per_member": 1,
                        "groups": 20, "null_groups": 20, "notes": ["A rule"]}},
     "not_tested": [{"attack": "cosine", "summary": "Updates point home", "needs": "labels"}]
 }""") | {

@@ -1,0 +1,67 @@
+"""What clients trained on in each round: drawn again, from the same generators, for the scorer.
+
+A client's draws depend on (seed, round, client) alone, so nothing has to be smuggled out of it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_audit.game import Target
+from simulations.faults import share_of_work
+from simulations.population import Population
+from simulations.scenario import Scenario
+from simulations.training import planned_batches
+
+
+def rows_used(
+    scenario: Scenario, population: Population, server_round: int, client: int
+) -> NDArray[np.int64]:
+    """Rows of a client's records that its training touches in a round, if it is sampled."""
+    share = share_of_work(scenario, server_round, client)
+    if share == 0:
+        return np.empty(0, dtype=np.int64)
+    batches = planned_batches(
+        len(population.clients[client]),
+        scenario.training.all().of(client),
+        rng=scenario.seeds("client", server_round, client),
+        share=share,
+    )
+    return np.unique(np.concatenate(batches))
+
+
+def candidate_uses(scenario: Scenario, population: Population) -> NDArray[np.bool_]:
+    """Which candidates are trained on in which round, if their client is sampled and answers.
+
+    Returns:
+        Shape (candidates, rounds); never True for a non-member.
+    """
+    ids, truth = population.game.candidates.ids, population.truth
+    uses = np.zeros((len(ids), scenario.federation.rounds), dtype=np.bool_)
+    trainings, faults = scenario.training.all(), scenario.faults
+    for client in np.unique(truth.client).tolist():
+        here = np.flatnonzero(truth.client == client)
+        if trainings.of(client).algorithm == "fedavg" and not (faults.drop_out or faults.straggler):
+            uses[here] = truth.is_member[here, None]  # every epoch touches every record
+            continue
+        for server_round in range(1, scenario.federation.rounds + 1):
+            rows = rows_used(scenario, population, server_round, client)
+            uses[here, server_round - 1] = np.isin(ids[here], population.clients[client].ids[rows])
+    return uses
+
+
+def reconstruction_targets(scenario: Scenario, population: Population) -> list[Target]:
+    """What each FedSGD client trains on in each round."""
+    trainings = scenario.training.all()
+    targets = []
+    for client, records in enumerate(population.clients):
+        if trainings.of(client).algorithm != "fedsgd":
+            continue
+        for server_round in range(1, scenario.federation.rounds + 1):
+            rows = rows_used(scenario, population, server_round, client)
+            if len(rows):
+                targets.append(
+                    Target(server_round, client, records.inputs[rows], records.labels[rows])
+                )
+    return targets
