@@ -15,10 +15,12 @@ from flwr.serverapp import strategy as fl
 from flwr.serverapp.exception import InconsistentMessageReplies
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
-from attacks.audit import audit_run
+from attacks.audit import AttackRequest, audit_run
+from fl_audit.attack_spec import AttackInput, AttackSettings, AttackSpec, MembershipScores
 from fl_audit.errors import InputError, RunDirectoryError
 from fl_audit.records import Records
 from fl_audit.run_directory import RunDirectory
+from fl_audit.threat_model import Observation
 from fl_audit.trace import Trace, TraceWriter
 from simulations.run import run_scenario
 from simulations.scenario import parse_scenario
@@ -259,6 +261,16 @@ def test_run_json_says_how_the_rounds_ended(federate: Federate, tmp_path: Path) 
     assert RunDirectory.open(tmp_path / "failed").read_manifest().state == "failed"
 
 
+def by_order(given: AttackInput) -> MembershipScores:
+    """Scores that fall from the first candidate to the last."""
+    assert given.candidates is not None
+    return MembershipScores(-given.candidates.ids.astype(np.float64))
+
+
+SPEC = AttackSpec("by_order", "membership", Observation.LOGITS, by_order, "https://x.org", "order")
+BY_ORDER = AttackRequest("by_order", SPEC, AttackSettings())
+
+
 def test_own_candidates_can_be_scored_in_a_recording(federate: Federate, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     own = Records(np.arange(6), rng.random((6, 3)).astype(np.float32), np.zeros(6, dtype=np.int64))
@@ -267,13 +279,14 @@ def test_own_candidates_can_be_scored_in_a_recording(federate: Federate, tmp_pat
         FedAvg(**QUIET), trace=tmp_path / "run", candidates=own, is_member=member
     )
     federate(curious, rounds=1)
-    (result,) = audit_run(tmp_path / "run", attacks=["row_space"])
+    (result,) = audit_run(tmp_path / "run", attacks=[BY_ORDER])
     assert result.record.kind == "membership"
     assert result.record.result is not None
+    assert result.record.result.metrics["auc"].value == 1
     assert result.record.null is None
 
     federate(CuriousStrategy(FedAvg(**QUIET), trace=tmp_path / "blind", candidates=own), rounds=1)
-    (result,) = audit_run(tmp_path / "blind", attacks=["row_space"])
+    (result,) = audit_run(tmp_path / "blind", attacks=[BY_ORDER])
     assert result.record.kind == "membership"
     assert result.record.result is None
 
