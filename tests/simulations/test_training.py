@@ -8,12 +8,17 @@ import torch
 
 from attacks.devices import choose_device
 from fl_audit.errors import InputError
+from fl_audit.factories import ModelSpec
 from fl_audit.local_training import LocalTraining, LocalTrainings
 from fl_audit.records import Records
-from simulations.models import mlp
+from simulations.models import mlp, seeded
 from simulations.training import batches, evaluate, train
 
 SEED = 20_261_123
+SPEC = ModelSpec(
+    factory="simulations.models:mlp",
+    settings={"input_shape": [6], "num_classes": 3, "hidden": [5]},
+)
 
 
 def records(n: int) -> Records:
@@ -62,8 +67,8 @@ def test_clients_that_differ_keep_the_rest_of_the_default() -> None:
     assert trainings.of(0) == trainings.default
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")
-def test_a_device_that_is_not_there_is_refused() -> None:
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == "cpu"
     with pytest.raises(InputError, match="no CUDA device"):
         choose_device("cuda")
@@ -73,8 +78,7 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 def by_hand(local: LocalTraining, server_round: int) -> dict[str, torch.Tensor]:
     """The same training written out, for momentum, weight decay and the proximal term."""
-    torch.manual_seed(0)
-    model = mlp(input_shape=[6], num_classes=3, hidden=[5])
+    model = seeded(SPEC, seed=0)
     data = records(10)
     start = [p.detach().clone() for p in model.parameters()]
     velocity = [torch.zeros_like(p) for p in model.parameters()]
@@ -105,8 +109,7 @@ def by_hand(local: LocalTraining, server_round: int) -> dict[str, torch.Tensor]:
 )
 def test_every_setting_does_what_its_formula_says(settings: dict[str, float]) -> None:
     local = LocalTraining.model_validate({"batch_size": 4, "learning_rate": 0.2, **settings})
-    torch.manual_seed(0)
-    model = mlp(input_shape=[6], num_classes=3, hidden=[5])
+    model = seeded(SPEC, seed=0)
     train(model, records(10), local, server_round=3, rng=np.random.default_rng(SEED))
     for name, expected in by_hand(local, server_round=3).items():
         torch.testing.assert_close(model.state_dict()[name], expected, rtol=1e-4, atol=1e-6)
