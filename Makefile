@@ -30,6 +30,9 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/virtual_clients.py
+	$(BIN)/python tests/benchmarks/growth.py
+	$(BIN)/python tests/benchmarks/recorder.py
+	$(BIN)/python tests/benchmarks/reading.py
 
 build: $(STAMP)
 	$(BIN)/python -m build
