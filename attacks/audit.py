@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,21 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from attacks.decisions import Calibration
 from attacks.registry import known_attacks, load_attack
+from attacks.risk import access_of
 from attacks.scoring import score
-from fl_audit.attack_spec import AttackInput, AttackOutput, AttackSettings, AttackSpec
+from attacks.shadows.lab import Lab
+from attacks.shadows.store import Store
+from attacks.shadows.trace import view_labs
+from attacks.shadows.trainers import Trainer
+from fl_audit.attack_spec import (
+    AttackInput,
+    AttackOutput,
+    AttackSettings,
+    AttackSpec,
+    MembershipScores,
+)
 from fl_audit.errors import AuditError, InputError, clean_text, did_you_mean
 from fl_audit.factories import ModelSpec
 from fl_audit.files import private_directory, write_arrays, write_bytes, write_text
@@ -102,6 +114,9 @@ def audit_trace(
     seed: int,
     up_to: int | None = None,
     device: str = "cpu",
+    trainer: Trainer | None = None,
+    train_size: int | None = None,
+    store: Store | None = None,
     progress: Progress | None = None,
     on_result: Callable[[AttackResult], None] | None = None,
 ) -> list[AttackResult]:
@@ -119,6 +134,9 @@ def audit_trace(
         local_training: How clients train, if known.
         seed: Each attack's generator depends on this and the attack's label.
         up_to: Last round to use.
+        trainer: Trains shadow models; without one, attacks that need them are unavailable.
+        train_size: Records that the target was trained on; by default half of the candidates.
+        store: Where shadow models and answers are kept.
         on_result: Called with each result as soon as it is there.
 
     Raises:
@@ -134,11 +152,23 @@ def audit_trace(
     is_scored = None
     if game is not None and truth is not None:
         is_scored = scored_candidates(game, truth, trace, up_to=up_to)
+    labs: dict[str, Lab] = {}
+    if game is not None and model is not None and any(r.spec.is_on_model for r in requests):
+        labs = view_labs(
+            view,
+            game,
+            trainer=trainer,
+            seed=seed,
+            device=device,
+            store=store,
+            train_size=train_size,
+            progress=progress,
+        )
     results = []
     for number, request in enumerate(requests):
         if progress is not None:
             progress(request.label, number, len(requests))
-        run = _Runner(request, view, auxiliary, seed, device)
+        run = Runner(request, view, auxiliary, seed, device, labs)
         result = run(game, truth, is_scored)
         results.append(result)
         if on_result is not None:
@@ -248,14 +278,19 @@ def not_tested(done: Sequence[str]) -> list[dict[str, str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Runner:
-    """One attack on one view: run on the candidates, run on the null, score."""
+class Runner:
+    """One attack: run on the candidates, run on the null, calibrate, score.
+
+    Attributes:
+        labs: "candidates" and "null" -> what an attack on the model works with, if there is one.
+    """
 
     request: AttackRequest
     view: TraceView
     auxiliary: Records | None
     seed: int
     device: str
+    labs: Mapping[str, Lab]
 
     def __call__(
         self,
@@ -263,6 +298,7 @@ class _Runner:
         truth: GameTruth | None,
         is_scored: NDArray[np.bool_] | None,
     ) -> AttackResult:
+        """The result; `UnavailableResult` with the reason if the attack fails."""
         header = self._header()
         try:
             if self.request.spec.kind == "membership":
@@ -288,23 +324,95 @@ class _Runner:
                 "a membership attack needs records to ask about",
                 "Play a membership game (simulations do), or give audit_trace(game=...).",
             )
-        output = self._run(game.candidates, "candidates")
-        null = self._run(game.null, "null") if len(game.null) else None
-        return score(output, header, game=game, truth=truth, null=null, is_scored=is_scored)
+        known = null_known = None
+        if truth is not None and Knowledge.KNOWN_MEMBERS in self.request.spec.knows:
+            known = self._known(truth.is_member, is_scored, "candidates")
+            is_scored = _without(known, is_scored, len(truth.is_member))
+            null_known = self._known(truth.null_is_member, None, "null")
+        output = self._run(game.candidates, "candidates", known=known)
+        null, null_scored = None, None
+        if len(game.null):
+            null = self._run(game.null, "null", known=null_known)
+            null_scored = _without(null_known, None, len(game.null))
+        return score(
+            output,
+            header,
+            game=game,
+            truth=truth,
+            null=null,
+            null_scored=null_scored,
+            is_scored=is_scored,
+            calibration=self._calibration(),
+            access=access_of(self.request.spec.requires),
+        )
 
-    def _run(self, candidates: Records | None, part: str) -> AttackOutput:
+    def _calibration(self) -> Calibration | None:
+        """The same attack on a shadow model whose members are known."""
+        if not self.request.spec.is_on_model or "candidates" not in self.labs:
+            return None
+        settings = self.request.settings
+        num = getattr(settings, "num_shadow_models", 2)
+        played = self.labs["candidates"].calibration(getattr(settings, "mode", "online"), num)
+        if played is None:
+            return None
+        lab, is_member = played
+        known, scored = None, np.ones(len(is_member), dtype=np.bool_)
+        if Knowledge.KNOWN_MEMBERS in self.request.spec.knows:
+            known = self._known(is_member, None, "calibration")
+            scored = _without(known, None, len(is_member))
+        else:
+            most = self.request.spec.most_calibration
+            keep = np.sort(self._rng("calibration rows").permutation(len(is_member))[:most])
+            lab, is_member = replace(lab, rows=lab.rows[keep]), is_member[keep]
+            scored = scored[keep]
+        try:
+            output = self._run(lab.candidates, "calibration", lab=lab, known=known)
+        except AuditError:
+            logger.debug("attack %s: no calibration", self.request.label, exc_info=True)
+            return None
+        assert isinstance(output, MembershipScores)
+        if not scored.any() or len(np.unique(is_member[scored])) < 2:
+            return None
+        return Calibration(output.scores[scored], is_member[scored])
+
+    def _known(
+        self, is_member: NDArray[np.bool_], is_scored: NDArray[np.bool_] | None, part: str
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """A share of the members, and as large a share of the non-members, that are granted."""
+        fraction = getattr(self.request.settings, "known_fraction", 0.5)
+        rng = self._rng(f"known {part}")
+        usable = np.ones(len(is_member), np.bool_) if is_scored is None else is_scored
+        rows = []
+        for side in (is_member & usable, ~is_member & usable):
+            own = rng.permutation(np.flatnonzero(side))
+            rows.append(own[: round(fraction * len(own))])
+        chosen = np.sort(np.concatenate(rows))
+        return chosen, is_member[chosen]
+
+    def _run(
+        self,
+        candidates: Records | None,
+        part: str,
+        *,
+        lab: Lab | None = None,
+        known: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None,
+    ) -> AttackOutput:
         """The attack, with a generator of its own for (seed, label, part)."""
-        rng = derived_rng(self.seed, "attack", self.request.label, part)
         return self.request.spec.run(
             AttackInput(
                 view=self.view,
                 settings=self.request.settings,
-                rng=rng,
+                rng=self._rng(part),
                 candidates=candidates,
                 auxiliary=self.auxiliary,
                 device=self.device,
+                lab=lab or self.labs.get(part),
+                known=known,
             )
         )
+
+    def _rng(self, part: str) -> np.random.Generator:
+        return derived_rng(self.seed, "attack", self.request.label, part)
 
     def _header(self) -> dict[str, Any]:
         spec = self.request.spec
@@ -319,6 +427,18 @@ class _Runner:
             "summary": spec.summary,
             "rounds": list(self.view.rounds),
         }
+
+
+def _without(
+    known: tuple[NDArray[np.int64], NDArray[np.bool_]] | None,
+    is_scored: NDArray[np.bool_] | None,
+    num: int,
+) -> NDArray[np.bool_]:
+    """What figures are computed from: not the records whose membership was granted."""
+    scored = np.ones(num, dtype=np.bool_) if is_scored is None else is_scored.copy()
+    if known is not None:
+        scored[known[0]] = False
+    return scored
 
 
 def _unavailable(header: Mapping[str, Any], reason: str) -> UnavailableResult:
@@ -362,6 +482,9 @@ def _write_scores(result: MembershipResult, path: Path) -> None:
         "label": result.candidates.labels,
         "score": result.scores,
     }
+    if result.probabilities is not None:
+        columns["probability"] = result.probabilities
+        columns["decision"] = result.called
     if result.is_member is not None:
         columns["is_member"] = result.is_member
         columns["is_scored"] = result.is_scored

@@ -14,10 +14,13 @@ from fl_audit.errors import InputError, UnknownNameError
 from fl_audit.factories import load_attribute
 
 ATTACKS = {
+    "base": "attacks.membership.base:ATTACK",
     "cosine": "attacks.federated.cosine:ATTACK",
     "label_counts": "attacks.reconstruction.labels:ATTACK",
     "linear_inversion": "attacks.reconstruction.linear:ATTACK",
+    "lira": "attacks.membership.lira:ATTACK",
     "loss_threshold": "attacks.membership.loss_threshold:ATTACK",
+    "rmia": "attacks.membership.rmia:ATTACK",
     "row_space": "attacks.federated.row_space:ATTACK",
 }
 

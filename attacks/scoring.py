@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from attacks.decisions import Calibration
+from attacks.risk import Access, with_risk
 from attacks.rounding import apportion
 from fl_audit.attack_spec import (
     AttackOutput,
@@ -41,7 +43,7 @@ from fl_audit.stats import (
     tpr_at_fpr,
 )
 
-FPRS = (0.01, 0.001)
+FPRS = (0.1, 0.01, 0.001)
 PSNR_CAP = 150.0  # dB: two float64 images that differ by rounding would give any number
 EXACT = 1e-6  # largest error of a reconstruction that is called exact
 _NULL_CONFIDENCE = 0.999
@@ -56,7 +58,10 @@ def score(
     game: MembershipGame | None,
     truth: GameTruth | None,
     null: AttackOutput | None = None,
+    null_scored: NDArray[np.bool_] | None = None,
     is_scored: NDArray[np.bool_] | None = None,
+    calibration: Calibration | None = None,
+    access: Access = "updates",
 ) -> AttackResult:
     """Score an attack's output.
 
@@ -66,12 +71,16 @@ def score(
         game: What attackers were shown.
         truth: The truth; without it, scores are kept and no figure is given.
         null: The same attack on the null candidates.
+        null_scored: Null candidates to compute figures from; all by default.
         is_scored: Candidates to compute figures from; all by default.
+        calibration: A task with a known answer, for thresholds and probabilities.
+        access: What the attack's adversary has, for the report.
     """
     if isinstance(output, MembershipScores):
         assert game is not None  # the runner refuses a membership attack without candidates
         null_scores = null.scores if isinstance(null, MembershipScores) else None
-        return _membership(output, header, game, truth, null_scores, is_scored)
+        result = _membership(output, header, game, truth, null_scores, is_scored, null_scored)
+        return with_risk(result, calibration, access)
     return _reconstruction(output, header, game, truth)
 
 
@@ -118,6 +127,7 @@ def _membership(
     truth: GameTruth | None,
     null_scores: NDArray[np.float64] | None,
     is_scored: NDArray[np.bool_] | None,
+    null_scored: NDArray[np.bool_] | None,
 ) -> MembershipResult:
     label = str(header["label"])
     check_member_scores(output.scores, len(game.candidates), label)
@@ -129,8 +139,10 @@ def _membership(
         result = membership_metrics(truth.is_member[is_scored], output.scores[is_scored])
         if null_scores is not None:
             check_member_scores(null_scores, len(game.null), label)
-            null = membership_metrics(truth.null_is_member, null_scores)
-            wide = auc_ci(truth.null_is_member, null_scores, confidence=_NULL_CONFIDENCE)
+            chosen = slice(None) if null_scored is None else null_scored
+            null_truth, null_found = truth.null_is_member[chosen], null_scores[chosen]
+            null = membership_metrics(null_truth, null_found)
+            wide = auc_ci(null_truth, null_found, confidence=_NULL_CONFIDENCE)
             null_holds = wide.low <= 0.5 <= wide.high
     record = MembershipRecord(
         **header,

@@ -35,6 +35,9 @@ class AttackInput:
         candidates: The records to score (membership attacks).
         auxiliary: Records of the same distribution, none of them audited; None unless granted.
         device: "cpu" or "cuda".
+        lab: For attacks on the model: `attacks.shadows.lab.require_lab(given)` gives it, typed.
+        known: Rows of candidates whose membership the adversary knows, and the answer; None
+            unless KNOWN_MEMBERS is granted.
     """
 
     view: TraceView
@@ -43,6 +46,8 @@ class AttackInput:
     candidates: Records | None = None
     auxiliary: Records | None = None
     device: str = "cpu"
+    lab: Any = None
+    known: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +99,8 @@ class AttackSpec:
         reference: Where the method comes from (URL or citation).
         summary: One line for tables.
         settings: Its settings table, with defaults for every field.
+        most_calibration: Records of a shadow task that thresholds and probabilities are set on;
+            fewer for attacks that ask the model often.
     """
 
     name: str
@@ -104,6 +111,13 @@ class AttackSpec:
     summary: str
     knows: Knowledge = NOTHING_KNOWN
     settings: type[AttackSettings] = AttackSettings
+    most_calibration: int = 2000
+
+    @property
+    def is_on_model(self) -> bool:
+        """Whether it attacks one released model, and not what a federation sends."""
+        on_model = Observation.FINAL_MODEL | Observation.LOGITS | Observation.LABELS_ONLY
+        return self.kind == "membership" and not self.requires & ~on_model
 
 
 def check_member_scores(scores: NDArray[np.float64], expected: int, label: str) -> None:

@@ -82,6 +82,55 @@ class AttackRecord(Record):
     notes: list[Text] = Field(default_factory=list)
 
 
+class Decisions(Record):
+    """How scores became probabilities and decisions, without the truth about the target."""
+
+    calibrated_on: Text = Field(description="Where the threshold and probabilities come from")
+    prior: float = Field(gt=0, lt=1, description="Assumed share of members")
+    fpr: float = Field(gt=0, lt=1, description="The false-positive rate of `threshold`, there")
+    threshold: float = Field(description="Member if score > threshold")
+    balanced_threshold: float = Field(description="The one of the balanced accuracy")
+    calibration_auc: Estimate = Field(description="AUC of the attack where it was calibrated")
+    num_called: int = Field(ge=0, description="Candidates called members, figures' ones only")
+
+
+class ClassSlice(Record):
+    """An attack's figures on the records of one class."""
+
+    label: int
+    num_members: int = Field(ge=0)
+    num_non_members: int = Field(ge=0)
+    auc: Estimate | None = Field(description="None with fewer than two records on a side")
+
+
+class ExposedRecord(Record):
+    """A member that the attack is most sure about."""
+
+    id: int
+    label: int
+    score: float
+    probability: float | None
+    is_member: bool
+
+
+class Histogram(Record):
+    """Shares of records by score, members and non-members, in the same bins."""
+
+    edges: list[float]
+    members: list[float]
+    non_members: list[float]
+
+
+class RiskDetails(Record):
+    """Who is at risk: by record and by class."""
+
+    access: Literal["labels", "confidences", "white box", "updates"]
+    most_exposed: list[ExposedRecord]
+    per_class: list[ClassSlice]
+    histogram: Histogram
+    histogram_per_class: dict[int, Histogram] = Field(default_factory=dict)
+
+
 class MembershipRecord(AttackRecord):
     """Membership inference, beside its null control."""
 
@@ -94,9 +143,13 @@ class MembershipRecord(AttackRecord):
         description="Whether chance lies in the null's 99.9 % AUC interval: at 95 % one sound "
         "attack in twenty would look off"
     )
+    decisions: Decisions | None = Field(
+        default=None, description="None where nothing could be calibrated; the notes say why"
+    )
+    details: RiskDetails | None = None
     scores_file: str = Field(
         pattern=r"^[^/\\]+\.parquet$",  # a name, so that it cannot point out of results/
-        description="Parquet with id, label, is_member, score, in results/",
+        description="Parquet with id, label, is_member, score, probability, decision, in results/",
     )
 
 
@@ -137,6 +190,8 @@ class MembershipResult:
         is_member: The truth, shape (n,), or None where it is not known.
         is_scored: Candidates that the figures are computed from, shape (n,), or None likewise.
         null_scores: Scores of the null candidates, or None without a null control.
+        probabilities: P(member), shape (n,), or None where nothing was calibrated.
+        called: True where the record is called a member, shape (n,), or None likewise.
     """
 
     record: MembershipRecord
@@ -145,6 +200,8 @@ class MembershipResult:
     is_member: NDArray[np.bool_] | None
     is_scored: NDArray[np.bool_] | None
     null_scores: NDArray[np.float64] | None
+    probabilities: NDArray[np.float64] | None = None
+    called: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

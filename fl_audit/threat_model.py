@@ -31,6 +31,7 @@ class Knowledge(Flag):
     LOCAL_TRAINING = auto()  # learning rate, local steps, batch size
     EXAMPLE_COUNTS = auto()  # how many examples each client trained on
     AUXILIARY_DATA = auto()  # records of the same distribution, none of them audited
+    KNOWN_MEMBERS = auto()  # a share of the target's members and non-members
     BUFFERS = auto()  # non-trainable state, such as batch-norm statistics
 
 
@@ -110,6 +111,7 @@ _SERVER_KNOWS = (
     | Knowledge.LOCAL_TRAINING
     | Knowledge.EXAMPLE_COUNTS
     | Knowledge.AUXILIARY_DATA
+    | Knowledge.KNOWN_MEMBERS
     | Knowledge.BUFFERS
 )
 
@@ -128,9 +130,18 @@ PRESETS = {
     "model-holder": ThreatModel(
         "observer",
         sees=Observation.FINAL_MODEL,
+        knows=Knowledge.LABELS | Knowledge.AUXILIARY_DATA | Knowledge.KNOWN_MEMBERS,
+    ),
+    "model-user": ThreatModel(
+        "observer",
+        sees=Observation.LOGITS,
         knows=Knowledge.LABELS | Knowledge.AUXILIARY_DATA,
     ),
-    "model-user": ThreatModel("observer", sees=Observation.LOGITS, knows=Knowledge.LABELS),
+    "label-user": ThreatModel(
+        "observer",
+        sees=Observation.LABELS_ONLY,
+        knows=Knowledge.LABELS | Knowledge.AUXILIARY_DATA,
+    ),
 }
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
-from attacks.candidates import require_candidates
+from attacks.membership.signals import check_logits, true_log_probability
+from attacks.shadows.lab import require_lab
 from fl_audit.attack_spec import AttackInput, AttackSpec, MembershipScores
-from fl_audit.errors import InputError
 from fl_audit.threat_model import Knowledge, Observation
 
 
@@ -29,31 +28,13 @@ def loss_scores(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArr
     Raises:
         InputError: If a logit is not finite (names the record) or a label is no class.
     """
-    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
-    if bad.size:
-        raise InputError(
-            f"logits of record {bad[0]}",
-            logits[bad[0]],
-            "must be finite",
-            "The model answers NaN or infinity: check that its weights are finite.",
-        )
-    outside = np.flatnonzero((labels < 0) | (labels >= logits.shape[1]))
-    if outside.size:
-        raise InputError(
-            f"label of record {outside[0]}",
-            int(labels[outside[0]]),
-            f"must be a class from 0 to {logits.shape[1] - 1}",
-            "Use the labels that the model was trained with.",
-        )
-    true = logits[np.arange(len(labels)), labels]
-    scores: NDArray[np.float64] = true - logsumexp(logits, axis=1)
-    return scores
+    check_logits(logits, labels)
+    return true_log_probability(logits, labels)
 
 
 def _run(given: AttackInput) -> MembershipScores:
-    candidates = require_candidates(given)
-    logits = given.view.query(candidates.inputs, device=given.device)
-    return MembershipScores(loss_scores(logits, candidates.labels))
+    lab = require_lab(given)
+    return MembershipScores(loss_scores(lab.logits(), lab.candidates.labels))
 
 
 ATTACK = AttackSpec(

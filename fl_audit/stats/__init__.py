@@ -6,7 +6,12 @@ Higher score = more likely a member. All rates are fractions.
 from fl_audit.stats.auc_interval import auc_ci
 from fl_audit.stats.curves import RocCurve, auc, roc
 from fl_audit.stats.means import mean_ci, share_ci
-from fl_audit.stats.proportions import clopper_pearson_interval, proportion, wilson_interval
+from fl_audit.stats.proportions import (
+    balanced_accuracy_ci,
+    clopper_pearson_interval,
+    proportion,
+    wilson_interval,
+)
 from fl_audit.stats.tpr import (
     UnresolvableFprError,
     min_non_members,
@@ -19,6 +24,7 @@ __all__ = [
     "UnresolvableFprError",
     "auc",
     "auc_ci",
+    "balanced_accuracy_ci",
     "clopper_pearson_interval",
     "mean_ci",
     "min_non_members",

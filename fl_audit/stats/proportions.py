@@ -6,11 +6,13 @@ import math
 import operator
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy import special  # not scipy.stats, which takes three times as long to import
 
 from fl_audit.errors import InputError, UnknownNameError
 from fl_audit.results import Estimate
-from fl_audit.stats.checks import check_confidence
+from fl_audit.stats.checks import check_confidence, check_scores
 
 Method = Literal["clopper-pearson", "wilson"]
 
@@ -119,3 +121,35 @@ def _check_counts(successes: int, trials: int) -> None:
             f"must lie in 0..{trials}, the number of trials",
             "Check the order of the arguments: successes first.",
         )
+
+
+def balanced_accuracy_ci(
+    is_member: NDArray[np.bool_], decisions: NDArray[np.bool_], *, confidence: float = 0.95
+) -> Estimate:
+    """Mean of the true-positive and the true-negative rate of decisions fixed in advance.
+
+    Both rates get Clopper-Pearson limits at 1 - alpha / 2, so that the interval covers at least at
+    the stated confidence.
+
+    Args:
+        is_member: True for members, shape (n,).
+        decisions: True where a record is called a member, shape (n,).
+
+    Returns:
+        A fraction; 0.5 = chance.
+
+    Raises:
+        InputError: If a side is empty.
+    """
+    flags, called = check_scores(is_member, np.asarray(decisions, dtype=np.float64))
+    chosen = called > 0.5
+    each = 1 - (1 - check_confidence(confidence)) / 2
+    hits = proportion(int(chosen[flags].sum()), int(flags.sum()), confidence=each)
+    rejections = proportion(int((~chosen[~flags]).sum()), int((~flags).sum()), confidence=each)
+    return Estimate(
+        value=(hits.value + rejections.value) / 2,
+        low=(hits.low + rejections.low) / 2,
+        high=(hits.high + rejections.high) / 2,
+        confidence=confidence,
+        n=len(flags),
+    )

@@ -1,0 +1,200 @@
+"""The model that is attacked: weights in hand, or only its answers."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fl_audit.errors import InputError
+from fl_audit.records import Records
+
+Predict = Callable[[NDArray[np.float32]], NDArray[np.floating]]
+_LEAST = 1e-12  # probabilities below it count as it: a model may answer exactly 0 or 1
+_MAX_PHI = 30.0  # nats; where a regression model is right to the last bit
+_QUERY_BYTES = 1 << 24  # inputs of one query: 16 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What the model is for.
+
+    A regression model is attacked through its likelihood: with residual e = answer - target and
+    scale s, p = exp(-e^2 / (2 s^2)) takes the place of the probability of the true class, so that
+    every attack on probabilities works on squared errors. `s` is the root mean square of the
+    target model's residuals on auxiliary records, fixed before any audited record is looked at.
+
+    Attributes:
+        num_classes: Width of the logits; 2 for regression ("as predicted" and "not").
+        scale: s, in units of the regression target.
+    """
+
+    kind: Literal["classification", "regression"]
+    num_classes: int
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """A model that answers inputs, with its weights where they are known.
+
+    Attributes:
+        predict: Inputs (n, ...) to raw answers (n, c): logits, or a regression's value (n, 1).
+        module: In eval mode, without gradients; None for a model that can only be asked.
+        key: Digest of weights and architecture; None where there is nothing to digest, and then
+            no answer is kept on disk.
+    """
+
+    predict: Predict
+    module: nn.Module | None = None
+    key: str | None = None
+
+
+def module_target(module: nn.Module, *, device: str = "cpu") -> Target:
+    """A torch module as target. The module itself is copied, and its mode does not matter."""
+    owned = copy.deepcopy(module).to(device).eval().requires_grad_(False)
+
+    def predict(inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+        with torch.no_grad():
+            answers: torch.Tensor = owned(torch.from_numpy(np.asarray(inputs)).to(device))
+        found: NDArray[np.floating] = answers.cpu().numpy()
+        return found
+
+    return Target(predict, owned, module_digest(owned))
+
+
+def callable_target(predict: Callable[[NDArray[np.float32]], Any]) -> Target:
+    """Any function from records to class probabilities (n, c): black-box attacks only.
+
+    The logarithm of a probability, of at least 1e-12, serves as its logit.
+    """
+
+    def logits(inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+        try:
+            answers = np.asarray(predict(inputs), dtype=np.float64)
+        except Exception as error:  # users' code raises anything
+            raise InputError(
+                "model",
+                getattr(predict, "__name__", type(predict).__name__),
+                f"raised {type(error).__name__}: {error}",
+                "It must take inputs of shape (n, ...) and return probabilities (n, classes).",
+            ) from error
+        if (answers < -1e-6).any() or (answers > 1 + 1e-6).any():
+            raise InputError(
+                "model",
+                float(answers.min()),
+                "a callable must answer probabilities between 0 and 1",
+                "Return predict_proba, or pass the torch module itself.",
+            )
+        return np.log(np.clip(answers, _LEAST, 1))
+
+    return Target(logits)
+
+
+def module_digest(module: nn.Module) -> str:
+    """sha256 over weights, buffers and the modules' own descriptions."""
+    sha = hashlib.sha256(repr(module).encode())
+    for name, tensor in module.state_dict().items():
+        array = tensor.detach().cpu().contiguous()
+        sha.update(repr((name, str(array.dtype), tuple(array.shape))).encode())
+        sha.update(array.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def ask(target: Target, records: Records, task: Task) -> NDArray[np.float64]:
+    """Logits of a model on records, shape (n, num_classes), float64; true class = label.
+
+    Raises:
+        InputError: If an answer has the wrong shape, or is not finite (names the record).
+    """
+    answers = [
+        _answer(target, records.inputs[rows]) for rows in records.blocks(num_bytes=_QUERY_BYTES)
+    ]
+    found = np.concatenate(answers) if answers else np.empty((0, task.num_classes))
+    if task.kind == "regression":
+        return _likelihoods(found, records, task)
+    if found.shape != (len(records), task.num_classes):
+        raise InputError(
+            "answers of the model",
+            found.shape,
+            f"{len(records)} records of {task.num_classes} classes need "
+            f"({len(records)}, {task.num_classes})",
+            "Check the model's output and the labels: classes are 0 to c - 1.",
+        )
+    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    if bad.size:
+        raise InputError(
+            f"logits of record {records.ids[bad[0]]}",
+            found[bad[0]],
+            "must be finite",
+            "The model answers NaN or infinity: check its weights and this record.",
+        )
+    return found
+
+
+def residuals(target: Target, records: Records) -> NDArray[np.float64]:
+    """Answer minus target of a regression model, shape (n,), in units of the target."""
+    assert records.targets is not None
+    parts = [
+        _answer(target, records.inputs[rows]) for rows in records.blocks(num_bytes=_QUERY_BYTES)
+    ]
+    answers = np.concatenate(parts).reshape(len(records), -1)
+    if answers.shape[1] != 1:
+        raise InputError(
+            "answers of the model",
+            answers.shape,
+            "a regression model gives one number a record",
+            "Audit one output at a time.",
+        )
+    return answers[:, 0] - records.targets.astype(np.float64)
+
+
+def _answer(target: Target, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+    try:
+        found = np.asarray(target.predict(inputs), dtype=np.float64)
+    except (RuntimeError, TypeError, IndexError) as error:
+        raise InputError(
+            "inputs",
+            np.shape(inputs),
+            f"the model refuses them ({type(error).__name__}: {error})",
+            "Give records of the shape that the model was trained on.",
+        ) from error
+    if found.shape[:1] != np.shape(inputs)[:1]:
+        raise InputError(
+            "answers of the model",
+            found.shape,
+            f"must have one row for each of {len(inputs)} inputs",
+            "Return an array of shape (n, classes).",
+        )
+    return found.reshape(len(found), -1)
+
+
+def _likelihoods(answers: NDArray[np.float64], records: Records, task: Task) -> NDArray[np.float64]:
+    assert records.targets is not None
+    if answers.shape[1] != 1:
+        raise InputError(
+            "answers of the model",
+            answers.shape,
+            "a regression model gives one number a record",
+            "Audit one output at a time.",
+        )
+    half = 0.5 * ((answers[:, 0] - records.targets) / task.scale) ** 2
+    bad = np.flatnonzero(~np.isfinite(half))
+    if bad.size:
+        raise InputError(
+            f"answer for record {records.ids[bad[0]]}",
+            answers[bad[0]],
+            "must be finite",
+            "The model answers NaN or infinity: check its weights and this record.",
+        )
+    with np.errstate(divide="ignore"):
+        phi = -half - np.log(-np.expm1(-half))  # log p - log(1 - p)
+    phi = np.clip(phi, -1e6, _MAX_PHI)
+    return np.stack([phi, np.zeros_like(phi)], axis=1)

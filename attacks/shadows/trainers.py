@@ -1,0 +1,274 @@
+"""Trainers: from sets of records to models, in the way that suits them.
+
+A trainer calls back with each model as soon as it is there, so that an interruption loses the
+models in progress only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, cast
+
+import joblib
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from attacks.shadows.training import (
+    Build,
+    Job,
+    TrainingConfig,
+    config_key,
+    group_size,
+    train_one,
+    train_together,
+    trains_together,
+)
+from fl_audit.errors import AuditError, InputError
+from fl_audit.records import Records
+
+OnModel = Callable[[int, Any], None]
+"""Called with (number of the job, trained model)."""
+_WORTH_WORKERS = 8.0  # seconds of work left from which starting worker processes pays
+
+
+class Trainer(Protocol):
+    """Trains models like the target, from records that it is given.
+
+    Attributes:
+        description: One line for the report.
+        key: Identity for stored models; None if none can be given, and nothing is stored.
+    """
+
+    description: str
+    key: str | None
+
+    def train(self, jobs: Sequence[Job], on_model: OnModel) -> None:
+        """Train a model for each job."""
+        ...
+
+
+class DefaultTrainer:
+    """Optimizer, loss, epochs and batch size from a configuration.
+
+    Models without convolutions train together as one batched model; others one by one, in worker
+    processes where that pays, or as Ray tasks where an address is given.
+
+    Args:
+        build: Makes a fresh module from a seed.
+        config: How to train.
+        workers: Processes at most; as many as there are cores by default.
+        ray_address: "host:port" of a Ray cluster to train on.
+    """
+
+    def __init__(
+        self,
+        build: Build,
+        config: TrainingConfig | None = None,
+        *,
+        device: str = "cpu",
+        workers: int | None = None,
+        ray_address: str | None = None,
+    ) -> None:
+        self.build, self.config, self.device = build, config or TrainingConfig(), device
+        self._workers, self._ray = workers, ray_address
+        self._sample = build(0)
+        c = self.config
+        self.description = (
+            f"default trainer: {c.optimizer}, learning rate {c.learning_rate:g}, "
+            f"{c.epochs} epochs, batch size {c.batch_size}, {c.loss}"
+        )
+        self.key: str | None = f"default {config_key(c)} {self._sample!r}"
+
+    def train(self, jobs: Sequence[Job], on_model: OnModel) -> None:
+        """Train a model for each job."""
+        if trains_together(self._sample) and len(jobs) > 1:
+            self._train_together(jobs, on_model)
+            return
+        run_each(self._one, jobs, on_model, workers=self._workers, ray_address=self._ray)
+
+    def _one(self, job: Job) -> nn.Module:
+        return train_one(self.build, job, self.config, device=self.device)
+
+    def _train_together(self, jobs: Sequence[Job], on_model: OnModel) -> None:
+        """Groups of equal size; which models form one depends on the jobs only, never on time."""
+        by_size: dict[tuple[int, bool], list[int]] = {}
+        for number, job in enumerate(jobs):
+            by_size.setdefault((len(job.records), job.soft is None), []).append(number)
+        for (num, _), numbers in sorted(by_size.items()):
+            inputs = int(np.prod(jobs[0].records.input_shape))
+            most = group_size(self._sample, num, inputs)
+            for start in range(0, len(numbers), most):
+                chosen = numbers[start : start + most]
+                group = [jobs[n] for n in chosen]
+                models = train_together(self.build, group, self.config, device=self.device)
+                for number, model in zip(chosen, models, strict=True):
+                    on_model(number, model)
+
+
+class FunctionTrainer:
+    """A user's `train(model, dataset, *, seed) -> model`.
+
+    Args:
+        function: Gets a freshly initialised module, a torch `Dataset` of (input, label) and a seed;
+            returns the trained module, or any callable records -> probabilities.
+        build: Makes the fresh module; without it the function gets None.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        build: Build | None,
+        *,
+        workers: int | None = None,
+        ray_address: str | None = None,
+    ) -> None:
+        self._function, self._build = function, build
+        self._workers, self._ray = workers, ray_address
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        self.description = f"the user's function {name}"
+        self.key = _function_key(function, build)
+
+    def train(self, jobs: Sequence[Job], on_model: OnModel) -> None:
+        """Train a model for each job."""
+        run_each(self._one, jobs, on_model, workers=self._workers, ray_address=self._ray)
+
+    def _one(self, job: Job) -> Any:
+        model = None if self._build is None else self._build(job.seed)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.random.manual_seed(job.seed % 2**63)
+                trained = self._function(model, RecordsDataset(job), seed=job.seed % 2**32)
+        except Exception as error:  # users' code raises anything
+            raise InputError(
+                "train",
+                self.description,
+                f"raised {type(error).__name__}: {error}",
+                "It is called as train(model, dataset, seed=...) and returns the trained model.",
+            ) from error
+        finally:
+            torch.set_num_threads(threads)
+        if not isinstance(trained, nn.Module) and not callable(trained):
+            raise InputError(
+                "train",
+                type(trained).__name__,
+                "must return the trained model",
+                "End the function with `return model`.",
+            )
+        return trained
+
+
+class RecordsDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+    """A job's records as torch's data loaders want them; inputs are read when asked for."""
+
+    def __init__(self, job: Job) -> None:
+        self._records: Records = job.records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if not -len(self) <= row < len(self):
+            raise IndexError(row)  # ends a plain `for` over the data set
+        records = self._records
+        wanted = records.labels if records.targets is None else records.targets
+        return torch.from_numpy(np.array(records.inputs[row])), torch.tensor(wanted[row])
+
+
+def run_each(
+    function: Callable[[Job], Any],
+    jobs: Sequence[Job],
+    on_model: OnModel,
+    *,
+    workers: int | None,
+    ray_address: str | None,
+) -> None:
+    """Call `function` on each job: here, in worker processes if that pays, or on a Ray cluster.
+
+    Every call uses one torch thread, so where it runs does not change its result.
+    """
+    if ray_address is not None:
+        for number, model in _on_ray(function, jobs, ray_address):
+            on_model(number, model)
+        return
+    start = time.perf_counter()
+    for number, job in enumerate(jobs):
+        on_model(number, function(job))
+        left = len(jobs) - number - 1
+        processes = min(left, workers or os.cpu_count() or 1)
+        expected = (time.perf_counter() - start) / (number + 1) * left
+        if number == 0 and processes > 1 and expected > _WORTH_WORKERS:
+            _in_processes(function, jobs, on_model, first=1, processes=processes)
+            return
+
+
+def _in_processes(
+    function: Callable[[Job], Any],
+    jobs: Sequence[Job],
+    on_model: OnModel,
+    *,
+    first: int,
+    processes: int,
+) -> None:
+    """loky's workers: they import nothing of a script that has no `if __name__` guard."""
+
+    def call(number: int) -> tuple[int, Any]:
+        torch.set_num_threads(1)
+        try:
+            return number, function(jobs[number])
+        except AuditError as error:
+            return number, error
+
+    parallel = joblib.Parallel(
+        n_jobs=processes, return_as="generator_unordered", pre_dispatch="all", batch_size=1
+    )
+    numbers = range(first, len(jobs))
+    found = cast(
+        "Iterable[tuple[int, Any]]", parallel(joblib.delayed(call)(number) for number in numbers)
+    )
+    for number, model in found:
+        if isinstance(model, AuditError):
+            raise model
+        on_model(number, model)
+
+
+def _on_ray(
+    function: Callable[[Job], Any], jobs: Sequence[Job], address: str
+) -> Iterator[tuple[int, Any]]:
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(address=address, include_dashboard=False, log_to_driver=False)
+
+    def call(number: int, job: Job) -> tuple[int, Any]:
+        torch.set_num_threads(1)
+        return number, function(job)
+
+    task: Any = ray.remote(num_cpus=1)(call)
+    waiting = [task.remote(number, job) for number, job in enumerate(jobs)]
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        yield from ray.get(done)
+
+
+def _function_key(function: Callable[..., Any], build: Build | None) -> str | None:
+    """What a function does, as far as it can be known: its code, closure and globals.
+
+    None where that cannot be read: its models are then not stored.
+    """
+    from joblib.externals import cloudpickle
+
+    try:
+        inspect.getsource(function)  # code that is not at hand may change unseen
+        content = cloudpickle.dumps((function, None if build is None else build(0)))
+        source = inspect.getsource(inspect.getmodule(function) or function)
+    except Exception:  # noqa: BLE001 — anything may be in a closure; then nothing is stored
+        return None
+    return hashlib.sha256(content + source.encode()).hexdigest()
