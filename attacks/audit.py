@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from attacks.decisions import Calibration
 from attacks.registry import known_attacks, load_attack
-from attacks.risk import access_of
-from attacks.scoring import score
+from attacks.requests import AttackRequest, check_attacks, parse_attacks
+from attacks.runner import Runner
 from attacks.shadows.lab import Lab
 from attacks.shadows.store import Store
-from attacks.shadows.trace import view_labs
+from attacks.shadows.trace import central_trainer, view_labs, with_small_null
 from attacks.shadows.trainers import Trainer
-from fl_audit.attack_spec import (
-    AttackInput,
-    AttackOutput,
-    AttackSettings,
-    AttackSpec,
-    MembershipScores,
-)
-from fl_audit.errors import AuditError, InputError, clean_text, did_you_mean
+from fl_audit.errors import TraceError
 from fl_audit.factories import ModelSpec
 from fl_audit.files import private_directory, write_arrays, write_bytes, write_text
 from fl_audit.game import (
@@ -39,67 +30,25 @@ from fl_audit.game import (
     has_truth,
     read_game,
     read_truth,
-    scored_candidates,
 )
 from fl_audit.local_training import LocalTrainings
-from fl_audit.randomness import derived_rng
-from fl_audit.records import Records
 from fl_audit.report.build import read_results
 from fl_audit.results import (
     AnyAttackRecord,
     AttackResult,
     MembershipResult,
     ReconstructionResult,
-    UnavailableRecord,
-    UnavailableResult,
 )
-from fl_audit.run_directory import RunDirectory
-from fl_audit.threat_model import Knowledge, ThreatModel, flag_names
+from fl_audit.run_directory import RunDirectory, RunManifest
+from fl_audit.threat_model import Knowledge, Observation, ThreatModel, flag_names
 from fl_audit.trace import Trace, TraceView
 from fl_audit.trace.view import ModelBuilder
+from fl_audit.verify import excused_rounds, missing_last_rounds
+from fl_audit.who_counts import members_left_out, scored_candidates
 
 logger = logging.getLogger("fl_audit")
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total)."""
-
-
-@dataclass(frozen=True, slots=True)
-class AttackRequest:
-    """An attack as asked for: which, with what settings, under what label."""
-
-    label: str
-    spec: AttackSpec
-    settings: AttackSettings
-
-
-def parse_attacks(wanted: Sequence[str | Mapping[str, Any] | AttackRequest]) -> list[AttackRequest]:
-    """Attacks by name, or by a table with `name`, optionally `label`, and settings.
-
-    The same attack may appear several times; labels are made unique by "-2", "-3", ...
-
-    Raises:
-        UnknownNameError: If there is no such attack.
-        InputError: If a setting is unknown or impossible.
-    """
-    requests: list[AttackRequest] = []
-    for item in wanted:
-        request = item if isinstance(item, AttackRequest) else _parse_attack(item)
-        taken = {r.label for r in requests}
-        label, number = request.label, 2
-        while label in taken:
-            label, number = f"{request.label}-{number}", number + 1
-        requests.append(AttackRequest(label, request.spec, request.settings))
-    return requests
-
-
-def check_attacks(requests: Sequence[AttackRequest], threat_model: ThreatModel) -> None:
-    """Refuse attacks that this adversary cannot run, before anything runs.
-
-    Raises:
-        ObservationError: Naming the attack and each missing flag.
-    """
-    for request in requests:
-        threat_model.require(f"attack {request.label!r}", request.spec.requires, request.spec.knows)
 
 
 def audit_trace(
@@ -113,6 +62,7 @@ def audit_trace(
     local_training: LocalTrainings | None = None,
     seed: int,
     up_to: int | None = None,
+    last_round: int | None = None,
     device: str = "cpu",
     trainer: Trainer | None = None,
     train_size: int | None = None,
@@ -134,6 +84,7 @@ def audit_trace(
         local_training: How clients train, if known.
         seed: Each attack's generator depends on this and the attack's label.
         up_to: Last round to use.
+        last_round: The round that made the final model, if the run is done.
         trainer: Trains shadow models; without one, attacks that need them are unavailable.
         train_size: Records that the target was trained on; by default half of the candidates.
         store: Where shadow models and answers are kept.
@@ -146,17 +97,25 @@ def audit_trace(
     trace = trace if isinstance(trace, Trace) else Trace.open(Path(trace))
     requests = parse_attacks(attacks)
     check_attacks(requests, threat_model)
-    view = TraceView(trace, threat_model, model=model, local_training=local_training, up_to=up_to)
+    view = TraceView(
+        trace,
+        threat_model,
+        model=model,
+        local_training=local_training,
+        up_to=up_to,
+        last_round=last_round,
+    )
     knows_aux = Knowledge.AUXILIARY_DATA in threat_model.knows
     auxiliary = game.auxiliary if game is not None and knows_aux else None
-    is_scored = None
-    if game is not None and truth is not None:
-        is_scored = scored_candidates(game, truth, trace, up_to=up_to)
-    labs: dict[str, Lab] = {}
-    if game is not None and model is not None and any(r.spec.is_on_model for r in requests):
-        labs = view_labs(
+    model_game, model_truth = (None, None) if game is None else with_small_null(game, truth)
+
+    @cache
+    def labs() -> Mapping[str, Lab]:  # built by the first attack on the model that runs
+        if model_game is None or model is None:
+            return {}
+        return view_labs(
             view,
-            game,
+            model_game,
             trainer=trainer,
             seed=seed,
             device=device,
@@ -164,18 +123,37 @@ def audit_trace(
             train_size=train_size,
             progress=progress,
         )
+
     results = []
     for number, request in enumerate(requests):
         if progress is not None:
             progress(request.label, number, len(requests))
         run = Runner(request, view, auxiliary, seed, device, labs)
-        result = run(game, truth, is_scored)
+        played = (model_game, model_truth) if request.spec.is_on_model else (game, truth)
+        result = run(*played, *_who_counts(request, game, truth, trace, up_to))
         results.append(result)
         if on_result is not None:
             on_result(result)
     if progress is not None and requests:
         progress("attacks done", len(requests), len(requests))
     return results
+
+
+def _who_counts(
+    request: AttackRequest,
+    game: MembershipGame | None,
+    truth: GameTruth | None,
+    trace: Trace,
+    up_to: int | None,
+) -> tuple[NDArray[np.bool_] | None, dict[str, int]]:
+    """Candidates that count for this attack, and why members do not: updates must be there."""
+    if game is None or truth is None:
+        return None, {}
+    kept_only = Observation.CLIENT_UPDATES in request.spec.requires
+    return (
+        scored_candidates(game, truth, trace, up_to=up_to, kept_only=kept_only),
+        members_left_out(truth, trace, up_to=up_to, kept_only=kept_only),
+    )
 
 
 def audit_run(
@@ -188,6 +166,7 @@ def audit_run(
     device: str = "cpu",
     folder: str = "",
     keep_unavailable: bool = True,
+    trainer: Trainer | None = None,
     progress: Progress | None = None,
 ) -> list[AttackResult]:
     """Run attacks on a run directory and save their results in its `results/`.
@@ -200,6 +179,7 @@ def audit_run(
         up_to: Last round to use.
         folder: Where in `results/`.
         keep_unavailable: Save attacks that gave no number, too, so that the report names them.
+        trainer: Trains shadow models; by default centrally, with the clients' local training.
 
     Raises:
         As `audit_trace`; RunDirectoryError or TraceError if the run cannot be read.
@@ -218,20 +198,56 @@ def audit_run(
         if keep_unavailable or stands or result.record.kind != "unavailable":
             save_result(result, target)
 
+    trace = run.open_trace()
+    _refuse_missing_rounds(manifest, trace, up_to)
+    is_done = manifest.state == "done" and up_to is None
+    builder = None if spec is None else spec.builder(trusted=trusted)
+    if trainer is None and builder is not None and manifest.local_training is not None:
+        rounds = max(trace.rounds, default=1) if up_to is None else up_to
+        trainer = central_trainer(builder, manifest.local_training.default, rounds, device=device)
     return audit_trace(
-        run.open_trace(),
+        trace,
         attacks=attacks,
         threat_model=manifest.threat_model.threat_model(),
         game=read_game(run) if played else None,
         truth=read_truth(run) if has_truth(run) else None,
-        model=None if spec is None else spec.builder(trusted=trusted),
+        model=builder,
         local_training=manifest.local_training,
         seed=manifest.seed,
         up_to=up_to,
+        last_round=manifest.planned_rounds if is_done else None,
         device=device,
+        trainer=trainer,
+        train_size=_num_training(manifest),
+        store=Store(run.path / "shadows") if _has_shadows(attacks) else None,
         progress=progress,
         on_result=save,
     )
+
+
+def _num_training(manifest: RunManifest) -> int | None:
+    """How many records all clients hold together, where the run says so."""
+    counts = manifest.data.get("examples_per_client")
+    if not isinstance(counts, list) or not all(isinstance(count, int) for count in counts):
+        return None
+    return sum(count for count in counts if isinstance(count, int))
+
+
+def _has_shadows(attacks: Sequence[str | Mapping[str, Any] | AttackRequest]) -> bool:
+    """Whether an attack trains models, which are kept in the run directory."""
+    return any(hasattr(r.settings, "num_shadow_models") for r in parse_attacks(attacks))
+
+
+def _refuse_missing_rounds(manifest: RunManifest, trace: Trace, up_to: int | None) -> None:
+    """A finished run without its last rounds has an older model in place of the final one."""
+    missing = set(missing_last_rounds(manifest, trace, up_to=up_to)) - excused_rounds(manifest)
+    if missing:
+        raise TraceError(
+            "trace",
+            sorted(missing),
+            "run.json says that the run is done, and these last rounds are missing or incomplete",
+            "Restore them from a copy, or record the run again: `fl-audit trace verify` says more.",
+        )
 
 
 def fresh_labels(run: RunDirectory, requests: Sequence[AttackRequest]) -> list[AttackRequest]:
@@ -261,222 +277,30 @@ def save_result(result: AttackResult, folder: Path) -> None:
     """Write a result's record as JSON, and what it was computed from beside it."""
     record = result.record
     if isinstance(result, MembershipResult):
-        _write_scores(result, folder / result.record.scores_file)
+        write_bytes(folder / result.record.scores_file, scores_table(result))
     elif isinstance(result, ReconstructionResult) and result.record.arrays_file is not None:
         write_arrays(folder / result.record.arrays_file, result.arrays)
     write_text(folder / f"{record.label}.json", record.model_dump_json(indent=1))
 
 
-def not_tested(done: Sequence[str]) -> list[dict[str, str]]:
-    """Known attacks that are not in `done`, with what they would need: for the report."""
+def not_tested(done: Sequence[str], *, on_model: bool = False) -> list[dict[str, str]]:
+    """Known attacks that are not in `done`, with what they would need: for the report.
+
+    Args:
+        on_model: Only those on a trained model.
+    """
     missing = []
     for name in sorted(set(known_attacks()) - set(done)):
         spec = load_attack(name)
+        if on_model and not spec.is_on_model:
+            continue
         needs = ", ".join(flag_names(spec.requires) + flag_names(spec.knows))
         missing.append({"attack": name, "summary": spec.summary, "needs": needs})
     return missing
 
 
-@dataclass(frozen=True, slots=True)
-class Runner:
-    """One attack: run on the candidates, run on the null, calibrate, score.
-
-    Attributes:
-        labs: "candidates" and "null" -> what an attack on the model works with, if there is one.
-    """
-
-    request: AttackRequest
-    view: TraceView
-    auxiliary: Records | None
-    seed: int
-    device: str
-    labs: Mapping[str, Lab]
-
-    def __call__(
-        self,
-        game: MembershipGame | None,
-        truth: GameTruth | None,
-        is_scored: NDArray[np.bool_] | None,
-    ) -> AttackResult:
-        """The result; `UnavailableResult` with the reason if the attack fails."""
-        header = self._header()
-        try:
-            if self.request.spec.kind == "membership":
-                return self._membership(game, truth, is_scored, header)
-            return score(self._run(None, "targets"), header, game=game, truth=truth)
-        except AuditError as error:
-            return _unavailable(header, str(error))
-        except Exception as error:
-            logger.debug("attack %s failed", self.request.label, exc_info=True)
-            return _unavailable(header, f"the attack failed: {type(error).__name__}: {error}")
-
-    def _membership(
-        self,
-        game: MembershipGame | None,
-        truth: GameTruth | None,
-        is_scored: NDArray[np.bool_] | None,
-        header: dict[str, Any],
-    ) -> AttackResult:
-        if game is None:
-            raise InputError(
-                "candidates",
-                None,
-                "a membership attack needs records to ask about",
-                "Play a membership game (simulations do), or give audit_trace(game=...).",
-            )
-        known = null_known = None
-        if truth is not None and Knowledge.KNOWN_MEMBERS in self.request.spec.knows:
-            known = self._known(truth.is_member, is_scored, "candidates")
-            is_scored = _without(known, is_scored, len(truth.is_member))
-            null_known = self._known(truth.null_is_member, None, "null")
-        output = self._run(game.candidates, "candidates", known=known)
-        null, null_scored = None, None
-        if len(game.null):
-            null = self._run(game.null, "null", known=null_known)
-            null_scored = _without(null_known, None, len(game.null))
-        return score(
-            output,
-            header,
-            game=game,
-            truth=truth,
-            null=null,
-            null_scored=null_scored,
-            is_scored=is_scored,
-            calibration=self._calibration(),
-            access=access_of(self.request.spec.requires),
-        )
-
-    def _calibration(self) -> Calibration | None:
-        """The same attack on a shadow model whose members are known."""
-        if not self.request.spec.is_on_model or "candidates" not in self.labs:
-            return None
-        settings = self.request.settings
-        num = getattr(settings, "num_shadow_models", 2)
-        played = self.labs["candidates"].calibration(getattr(settings, "mode", "online"), num)
-        if played is None:
-            return None
-        lab, is_member = played
-        known, scored = None, np.ones(len(is_member), dtype=np.bool_)
-        if Knowledge.KNOWN_MEMBERS in self.request.spec.knows:
-            known = self._known(is_member, None, "calibration")
-            scored = _without(known, None, len(is_member))
-        else:
-            most = self.request.spec.most_calibration
-            keep = np.sort(self._rng("calibration rows").permutation(len(is_member))[:most])
-            lab, is_member = replace(lab, rows=lab.rows[keep]), is_member[keep]
-            scored = scored[keep]
-        try:
-            output = self._run(lab.candidates, "calibration", lab=lab, known=known)
-        except AuditError:
-            logger.debug("attack %s: no calibration", self.request.label, exc_info=True)
-            return None
-        assert isinstance(output, MembershipScores)
-        if not scored.any() or len(np.unique(is_member[scored])) < 2:
-            return None
-        return Calibration(output.scores[scored], is_member[scored])
-
-    def _known(
-        self, is_member: NDArray[np.bool_], is_scored: NDArray[np.bool_] | None, part: str
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """A share of the members, and as large a share of the non-members, that are granted."""
-        fraction = getattr(self.request.settings, "known_fraction", 0.5)
-        rng = self._rng(f"known {part}")
-        usable = np.ones(len(is_member), np.bool_) if is_scored is None else is_scored
-        rows = []
-        for side in (is_member & usable, ~is_member & usable):
-            own = rng.permutation(np.flatnonzero(side))
-            rows.append(own[: round(fraction * len(own))])
-        chosen = np.sort(np.concatenate(rows))
-        return chosen, is_member[chosen]
-
-    def _run(
-        self,
-        candidates: Records | None,
-        part: str,
-        *,
-        lab: Lab | None = None,
-        known: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None,
-    ) -> AttackOutput:
-        """The attack, with a generator of its own for (seed, label, part)."""
-        return self.request.spec.run(
-            AttackInput(
-                view=self.view,
-                settings=self.request.settings,
-                rng=self._rng(part),
-                candidates=candidates,
-                auxiliary=self.auxiliary,
-                device=self.device,
-                lab=lab or self.labs.get(part),
-                known=known,
-            )
-        )
-
-    def _rng(self, part: str) -> np.random.Generator:
-        return derived_rng(self.seed, "attack", self.request.label, part)
-
-    def _header(self) -> dict[str, Any]:
-        spec = self.request.spec
-        return {
-            "label": self.request.label,
-            "attack": spec.name,
-            "seed": self.seed,
-            "settings": self.request.settings.model_dump(mode="json"),
-            "requires": flag_names(spec.requires),
-            "knows": flag_names(spec.knows),
-            "reference": spec.reference,
-            "summary": spec.summary,
-            "rounds": list(self.view.rounds),
-        }
-
-
-def _without(
-    known: tuple[NDArray[np.int64], NDArray[np.bool_]] | None,
-    is_scored: NDArray[np.bool_] | None,
-    num: int,
-) -> NDArray[np.bool_]:
-    """What figures are computed from: not the records whose membership was granted."""
-    scored = np.ones(num, dtype=np.bool_) if is_scored is None else is_scored.copy()
-    if known is not None:
-        scored[known[0]] = False
-    return scored
-
-
-def _unavailable(header: Mapping[str, Any], reason: str) -> UnavailableResult:
-    return UnavailableResult(UnavailableRecord(**header, reason=clean_text(reason)))
-
-
-def _parse_attack(item: str | Mapping[str, Any]) -> AttackRequest:
-    table = {"name": item} if isinstance(item, str) else dict(item)
-    if "name" not in table:
-        raise InputError(
-            "attack", table, "a table of settings must name its attack", 'Add name = "...".'
-        )
-    name = str(table.pop("name"))
-    label = str(table.pop("label", name))
-    if not label.replace("-", "").replace("_", "").replace(".", "").isalnum():
-        raise InputError(
-            "attack label",
-            label,
-            "must be letters, digits, '-', '_' and '.'",
-            "It names the result's file.",
-        )
-    spec = load_attack(name)
-    try:
-        return AttackRequest(label, spec, spec.settings.model_validate(table))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        known = sorted(spec.settings.model_fields)
-        guess = did_you_mean(key, known)
-        raise InputError(
-            f"attack {name!r} setting {key!r}",
-            first["input"],
-            "unknown setting" if first["type"] == "extra_forbidden" else first["msg"],
-            f"{guess}It takes: {', '.join(known) or 'no settings'}",
-        ) from error
-
-
-def _write_scores(result: MembershipResult, path: Path) -> None:
+def scores_table(result: MembershipResult) -> bytes:
+    """Every record with its score, as parquet: from it all figures can be computed again."""
     columns: dict[str, Any] = {
         "id": result.candidates.ids,
         "label": result.candidates.labels,
@@ -490,4 +314,5 @@ def _write_scores(result: MembershipResult, path: Path) -> None:
         columns["is_scored"] = result.is_scored
     sink = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), sink)
-    write_bytes(path, sink.getvalue().to_pybytes())
+    table: bytes = sink.getvalue().to_pybytes()
+    return table

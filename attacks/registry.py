@@ -14,14 +14,31 @@ from fl_audit.errors import InputError, UnknownNameError
 from fl_audit.factories import load_attribute
 
 ATTACKS = {
+    "augmentation_consistency": "attacks.membership.augmentation_consistency:ATTACK",
     "base": "attacks.membership.base:ATTACK",
+    "boundary_distance": "attacks.membership.boundary_distance:ATTACK",
+    "calibration": "attacks.membership.calibration:ATTACK",
+    "confidence": "attacks.membership.confidence:ATTACK",
     "cosine": "attacks.federated.cosine:ATTACK",
+    "distillation": "attacks.membership.distillation:ATTACK",
+    "entropy": "attacks.membership.entropy:ATTACK",
+    "gap": "attacks.membership.gap:ATTACK",
     "label_counts": "attacks.reconstruction.labels:ATTACK",
     "linear_inversion": "attacks.reconstruction.linear:ATTACK",
     "lira": "attacks.membership.lira:ATTACK",
     "loss_threshold": "attacks.membership.loss_threshold:ATTACK",
+    "loss_trajectory": "attacks.membership.loss_trajectory:ATTACK",
+    "modified_entropy": "attacks.membership.modified_entropy:ATTACK",
+    "multi_signal_lira": "attacks.membership.multi_signal_lira:ATTACK",
+    "population": "attacks.membership.population:ATTACK",
+    "quantile_regression": "attacks.membership.quantile_regression:ATTACK",
+    "range_membership": "attacks.membership.range_membership:ATTACK",
+    "reference": "attacks.membership.reference:ATTACK",
     "rmia": "attacks.membership.rmia:ATTACK",
     "row_space": "attacks.federated.row_space:ATTACK",
+    "shadow": "attacks.membership.shadow:ATTACK",
+    "stacking": "attacks.membership.stacking:ATTACK",
+    "white_box": "attacks.membership.white_box:ATTACK",
 }
 
 _GROUP = "fl_audit.attacks"

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.decisions import DECISION_FPR, PRIOR, Calibration
+from attacks.decisions import DECISION_FPR, LEAST_REFERENCE, PRIOR, Calibration
 from fl_audit.results import (
     ClassSlice,
     Decisions,
@@ -44,26 +44,29 @@ def with_risk(
     record = result.record
     probabilities = called = decisions = None
     if calibration is not None:
+        null = result.null_scores
+        if null is not None and len(null) >= LEAST_REFERENCE:
+            calibration = replace(calibration, reference=null)
         probabilities = calibration.probabilities(result.scores)
         threshold = calibration.threshold()
         called = result.scores > threshold
         counted = called if result.is_scored is None else called[result.is_scored]
         decisions = Decisions(
-            calibrated_on="a shadow model in the target's place, whose members are known",
+            calibrated_on="a shadow model in the target's place, whose members are known"
+            + ("" if calibration.reference is None else "; null candidates set the scale"),
             prior=PRIOR,
             fpr=DECISION_FPR,
             threshold=threshold,
-            balanced_threshold=calibration.balanced_threshold(),
             calibration_auc=auc_ci(calibration.is_member, calibration.scores),
             num_called=int(counted.sum()),
         )
     details, metrics = None, record.result
     if result.is_member is not None and result.is_scored is not None:
         details = _details(result, probabilities, access)
-        if metrics is not None and decisions is not None:
+        if metrics is not None and calibration is not None:
             scored = result.is_scored
             balanced = balanced_accuracy_ci(
-                result.is_member[scored], result.scores[scored] > decisions.balanced_threshold
+                result.is_member[scored], calibration.called_balanced(result.scores[scored])
             )
             metrics = metrics.model_copy(
                 update={"metrics": {**metrics.metrics, "balanced_accuracy": balanced}}

@@ -60,6 +60,7 @@ def score(
     null: AttackOutput | None = None,
     null_scored: NDArray[np.bool_] | None = None,
     is_scored: NDArray[np.bool_] | None = None,
+    left_out: Mapping[str, int] | None = None,
     calibration: Calibration | None = None,
     access: Access = "updates",
 ) -> AttackResult:
@@ -73,13 +74,16 @@ def score(
         null: The same attack on the null candidates.
         null_scored: Null candidates to compute figures from; all by default.
         is_scored: Candidates to compute figures from; all by default.
+        left_out: Why members are not among them, and how many for each reason.
         calibration: A task with a known answer, for thresholds and probabilities.
         access: What the attack's adversary has, for the report.
     """
     if isinstance(output, MembershipScores):
         assert game is not None  # the runner refuses a membership attack without candidates
         null_scores = null.scores if isinstance(null, MembershipScores) else None
-        result = _membership(output, header, game, truth, null_scores, is_scored, null_scored)
+        result = _membership(
+            output, header, game, truth, null_scores, is_scored, null_scored, left_out or {}
+        )
         return with_risk(result, calibration, access)
     return _reconstruction(output, header, game, truth)
 
@@ -128,6 +132,7 @@ def _membership(
     null_scores: NDArray[np.float64] | None,
     is_scored: NDArray[np.bool_] | None,
     null_scored: NDArray[np.bool_] | None,
+    left_out: Mapping[str, int],
 ) -> MembershipResult:
     label = str(header["label"])
     check_member_scores(output.scores, len(game.candidates), label)
@@ -135,7 +140,7 @@ def _membership(
     notes = list(output.notes)
     if truth is not None:
         is_scored = np.ones(len(output.scores), np.bool_) if is_scored is None else is_scored
-        notes += _left_out(truth.is_member, is_scored)
+        notes += _left_out(truth.is_member, is_scored, left_out)
         result = membership_metrics(truth.is_member[is_scored], output.scores[is_scored])
         if null_scores is not None:
             check_member_scores(null_scores, len(game.null), label)
@@ -158,20 +163,23 @@ def _membership(
     )
 
 
-def _left_out(is_member: NDArray[np.bool_], is_scored: NDArray[np.bool_]) -> list[str]:
-    """A note on members that no usable update of the trace was made from."""
-    members, used = int(is_member.sum()), int((is_member & is_scored).sum())
-    if used == 0:
+def _left_out(
+    is_member: NDArray[np.bool_], is_scored: NDArray[np.bool_], reasons: Mapping[str, int]
+) -> list[str]:
+    """A note on members that no update which counts was made from, and why."""
+    members, lost = int(is_member.sum()), sum(reasons.values())
+    why = "; ".join(f"{count}: {reason}" for reason, count in reasons.items()) or "none is scored"
+    if not (is_member & is_scored).any():
         raise InputError(
             "members",
             f"0 of {members} were used",
-            "no candidate went into a usable update of the recorded rounds",
-            "The clients that hold them were not sampled, failed, or sent NaN: record more rounds.",
+            f"no member went into a usable update of the recorded rounds ({why})",
+            "Record more rounds, or more of them.",
         )
-    if used < members:
+    if lost:
         return [
-            f"{members - used} of {members} members were held by clients but never used in a "
-            "recorded round; their groups are left out."
+            f"{lost} of {members} members were held by clients but went into no update that "
+            f"counts ({why}); their groups are left out."
         ]
     return []
 

@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _LAZY = {
+    "audit_model": "attacks.model_audit:audit_model",
     "audit_run": "attacks.audit:audit_run",
     "audit_trace": "attacks.audit:audit_trace",
     "run_scenario": "simulations.run:run_scenario",
+    "ModelProxy": "attacks.model_audit:ModelProxy",
+    "ModelSpec": "fl_audit.factories:ModelSpec",
+    "Records": "fl_audit.records:Records",
     "Estimate": "fl_audit.results:Estimate",
     "ThreatModel": "fl_audit.threat_model:ThreatModel",
     "Trace": "fl_audit.trace:Trace",
@@ -25,6 +29,9 @@ _LAZY = {
 
 if TYPE_CHECKING:
     from attacks.audit import audit_run, audit_trace
+    from attacks.model_audit import ModelProxy, audit_model
+    from fl_audit.factories import ModelSpec
+    from fl_audit.records import Records
     from fl_audit.report.model import AuditReport
     from fl_audit.results import Estimate
     from fl_audit.threat_model import ThreatModel
@@ -36,9 +43,13 @@ __all__ = [
     "AuditReport",
     "CuriousStrategy",
     "Estimate",
+    "ModelProxy",
+    "ModelSpec",
+    "Records",
     "ThreatModel",
     "Trace",
     "TraceView",
+    "audit_model",
     "audit_run",
     "audit_trace",
     "run_scenario",

@@ -48,9 +48,15 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+def arrays_bytes(arrays: Arrays) -> bytes:
+    """Arrays as the bytes of a safetensors file."""
+    data: bytes = safetensors_bytes({name: _plain(a) for name, a in arrays.items()})
+    return data
+
+
 def write_arrays(path: Path, arrays: Arrays) -> int:
     """Write arrays as safetensors; return how many bytes that took."""
-    data = safetensors_bytes({name: _plain(a) for name, a in arrays.items()})
+    data = arrays_bytes(arrays)
     write_bytes(path, data)
     return len(data)
 

@@ -18,7 +18,6 @@ from fl_audit.files import Arrays, private_directory, read_json, write_arrays, w
 from fl_audit.records import Records
 from fl_audit.results import Record, Text
 from fl_audit.run_directory import RunDirectory
-from fl_audit.trace import Trace
 
 
 class GameRules(Record):
@@ -198,34 +197,6 @@ def read_truth(run: RunDirectory) -> GameTruth:
         )
     except _DAMAGE as error:
         raise _damaged("game/truth", error) from error
-
-
-def scored_candidates(
-    game: MembershipGame, truth: GameTruth, trace: Trace, *, up_to: int | None = None
-) -> NDArray[np.bool_]:
-    """Candidates whose membership means something: their group's member was really trained on.
-
-    A record that a client holds but never used - it was not sampled, it failed, it sent NaN, or
-    drew other examples - is neither a member nor a non-member. Its whole group is left out, so that
-    both sides keep the same classes.
-
-    Returns:
-        Shape (n,). All True where it is not known what clients used.
-    """
-    if truth.uses is None:
-        return np.ones(len(truth.is_member), dtype=np.bool_)
-    used = np.zeros(len(truth.is_member), dtype=np.bool_)
-    for number in trace.rounds:
-        if number > truth.uses.shape[1] or (up_to is not None and number > up_to):
-            continue
-        answered = [
-            reply.client
-            for reply in trace.round(number).replies
-            if reply.error_code is None and reply.is_finite is not False
-        ]
-        used |= truth.uses[:, number - 1] & np.isin(truth.client, answered)
-    groups = (used & truth.is_member).reshape(-1, game.rules.non_members_per_member + 1)
-    return np.repeat(groups.any(axis=1), groups.shape[1])
 
 
 def _read_target(path: Path) -> Target:

@@ -25,7 +25,7 @@ class LocalTraining(Record):
     batch_size: int = Field(default=20, ge=1, description="Examples a step")
     momentum: float = Field(default=0.0, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
-    proximal_mu: float = Field(default=0.0, ge=0, description="FedProx; the server may send one")
+    proximal_mu: float = Field(default=0.0, ge=0, description="With FedProx, the strategy's")
     schedule: Literal["constant", "exponential", "step", "cosine"] = "constant"
     decay: float = Field(default=0.1, gt=0, le=1, description="Factor of exponential and step")
     decay_rounds: int = Field(

@@ -87,9 +87,8 @@ class Decisions(Record):
 
     calibrated_on: Text = Field(description="Where the threshold and probabilities come from")
     prior: float = Field(gt=0, lt=1, description="Assumed share of members")
-    fpr: float = Field(gt=0, lt=1, description="The false-positive rate of `threshold`, there")
+    fpr: float = Field(gt=0, lt=1, description="At most, at `threshold`, on known non-members")
     threshold: float = Field(description="Member if score > threshold")
-    balanced_threshold: float = Field(description="The one of the balanced accuracy")
     calibration_auc: Estimate = Field(description="AUC of the attack where it was calibrated")
     num_called: int = Field(ge=0, description="Candidates called members, figures' ones only")
 

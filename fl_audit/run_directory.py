@@ -3,6 +3,8 @@
     run.json          what was run (RunManifest)
     scenario.toml     the scenario as given, where there was one
     trace/            what was seen, round by round
+    model.json        what was audited, for audits of a trained model (ModelSummary)
+    shadows/          shadow models and answers of models, by what they depend on
     game/             candidates; `game/truth/` is opened by the scorer only
     results/          one JSON file an attack, its scores beside it
     report.json/.html the report
@@ -96,6 +98,9 @@ class RunManifest(Record):
     utility: list[Utility] = Field(default_factory=list)
     problems: list[Problem] = Field(default_factory=list)
     seconds: dict[str, float] = Field(default_factory=dict, description="Stage: wall seconds")
+    trace_digest: str | None = Field(
+        default=None, description="sha256 of trace/digests.json when the rounds ended"
+    )
 
 
 class RunDirectory:
@@ -104,12 +109,14 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: int | None = None
+        self._unwritten: RunManifest | None = None
         self.manifest_file = path / "run.json"
         self.scenario_file = path / "scenario.toml"
         self.trace = path / "trace"
         self.game = path / "game"
         self.truth = path / "game" / "truth"
         self.results = path / "results"
+        self.model_file = path / "model.json"
 
     @classmethod
     def create(cls, path: Path, *, overwrite: bool = False) -> RunDirectory:
@@ -124,7 +131,7 @@ class RunDirectory:
         """
         try:
             path = Path(path).resolve()  # a link into a Flower app lies inside it
-            _refuse_flower_app(path)
+            refuse_flower_app(path)
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 _clear(path, overwrite=overwrite)
             private_directory(path)
@@ -203,11 +210,13 @@ class RunDirectory:
         return run
 
     def read_manifest(self) -> RunManifest:
-        """Read run.json.
+        """Read run.json, or what could not be written to it.
 
         Raises:
             RunDirectoryError: If it is damaged or of a newer schema.
         """
+        if self._unwritten is not None:
+            return self._unwritten
         try:
             content = read_json(self.manifest_file)
             version = content.get("schema_version", 0)
@@ -230,8 +239,10 @@ class RunDirectory:
             ) from error
 
     def write_manifest(self, manifest: RunManifest) -> None:
-        """Write run.json."""
+        """Write run.json. What a full disk refuses is kept, for whoever reads and writes next."""
+        self._unwritten = manifest
         write_text(self.manifest_file, manifest.model_dump_json(indent=1))
+        self._unwritten = None
 
     def open_trace(self) -> Trace:
         """Open the recorded trace."""
@@ -242,7 +253,57 @@ class RunDirectory:
         return private_directory(self.results) / name
 
 
-_OURS = ("scenario.toml", "trace", "game", "results", "report.json", "report.html", "run.json")
+def refuse_flower_app(path: Path) -> None:
+    """Refuse a place (links resolved) in a Flower app: its files are shipped to every node.
+
+    Raises:
+        RunDirectoryError: If it lies there.
+    """
+    for folder in [path, *path.parents]:
+        project = folder / "pyproject.toml"
+        if not project.is_file():
+            continue
+        try:
+            tables = tomllib.loads(project.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):  # unreadable for us, so for Flower
+            continue
+        if _is_table(tables, "tool", "flwr", "app"):
+            raise RunDirectoryError(
+                "out",
+                str(path),
+                f"it lies inside the Flower app {folder}, whose files are shipped to every node",
+                "Choose a directory outside the app: a trace holds personal data.",
+            )
+
+
+def refuse_run_directory(path: Path) -> None:
+    """Refuse a place (links resolved) in a run directory, which holds fl-audit's own files only.
+
+    Raises:
+        RunDirectoryError: If it lies there.
+    """
+    for folder in [path, *path.parents]:
+        if _is_run(folder):
+            raise RunDirectoryError(
+                "out",
+                str(path),
+                f"it lies inside the run directory {folder}, which --overwrite would then refuse",
+                "Choose a folder outside the run directory.",
+            )
+
+
+_OURS = (
+    "scenario.toml",
+    "audit.toml",
+    "model.json",
+    "trace",
+    "shadows",
+    "game",
+    "results",
+    "report.json",
+    "report.html",
+    "run.json",
+)
 """What a run directory holds, in the order of deletion: it stays a run until the last."""
 
 
@@ -303,25 +364,6 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _refuse_flower_app(path: Path) -> None:
-    """A Flower app's folder is packed into its next bundle and shipped to every node."""
-    for folder in [path, *path.parents]:
-        project = folder / "pyproject.toml"
-        if not project.is_file():
-            continue
-        try:
-            tables = tomllib.loads(project.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):  # unreadable for us, so for Flower
-            continue
-        if _is_table(tables, "tool", "flwr", "app"):
-            raise RunDirectoryError(
-                "out",
-                str(path),
-                f"it lies inside the Flower app {folder}, whose files are shipped to every node",
-                "Choose a directory outside the app: a trace holds personal data.",
-            )
 
 
 def _is_table(tables: object, *keys: str) -> bool:

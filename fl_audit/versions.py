@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
 _PACKAGES = ("fl-audit", "flwr", "torch", "numpy", "scipy", "scikit-learn")
@@ -17,3 +18,8 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:  # run from a checkout that is not installed
             found[package] = "not installed"
     return found
+
+
+def utc_now() -> str:
+    """The time, UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

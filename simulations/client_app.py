@@ -7,6 +7,8 @@ client draws depends on (scenario seed, round, partition id) only, never on whic
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -16,10 +18,12 @@ from flwr.clientapp.typing import Mod
 
 from attacks.devices import choose_device
 from fl_audit.factories import ModelSpec
-from fl_audit.local_training import LocalTraining
+from fl_audit.randomness import derived_seed
+from fl_audit.records import Records
 from simulations.arrays import load_record, to_record
-from simulations.defences import client_mods
+from simulations.defences import client_mods, local_trainings
 from simulations.faults import DropOutError, share_of_work
+from simulations.global_generators import seeded_globals
 from simulations.models import model_spec, seeded
 from simulations.population import Population, build_population
 from simulations.scenario import Scenario
@@ -33,24 +37,50 @@ SCENARIO_KEY = "fl-audit-scenario"  # run configuration: the scenario as JSON
 def shared_state(scenario_json: str) -> tuple[Scenario, Population, ModelSpec]:
     """A scenario with its population and model, built once a process."""
     scenario = Scenario.model_validate_json(scenario_json)
-    population = build_population(scenario)
+    # built inside the first call of a worker: it must not take that call's draws
+    with seeded_globals(derived_seed(scenario.seed, "population")):
+        population = build_population(scenario)
     return scenario, population, model_spec(scenario.model, population.dataset)
 
 
-def make_client_app(scenario: Scenario) -> ClientApp:
-    """The client app of a scenario; the defence decides which mods wrap its training."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Stand:
+    """Other records, and other draws, for the same scenario: a shadow federation's.
+
+    Attributes:
+        clients: What each client trains on, by partition id.
+        seed: Takes the scenario's place in what clients draw.
+    """
+
+    clients: Sequence[Records]
+    seed: int
+
+
+def make_client_app(scenario: Scenario, stand: Stand | None = None) -> ClientApp:
+    """The client app of a scenario; the defence decides which mods wrap its training.
+
+    Args:
+        stand: What to train on instead of the scenario's own population.
+    """
     app = ClientApp()
-    app.train(mods=cast("list[Mod]", client_mods(scenario.defence)))(_train)
-    app.evaluate()(_evaluate)
+
+    @app.train(mods=cast("list[Mod]", client_mods(scenario.defence)))
+    def train_(message: Message, context: Context) -> Message:
+        return _train(message, context, stand)
+
+    @app.evaluate()
+    def evaluate_(message: Message, context: Context) -> Message:
+        return _evaluate(message, context, stand)
+
     answer_identify(app)
     return app
 
 
-def _train(message: Message, context: Context) -> Message:
-    scenario, population, spec = _state(context)
+def _train(message: Message, context: Context, stand: Stand | None) -> Message:
+    scenario, clients, spec = _state(context, stand)
     client = partition_id(context)
     server_round = int(cast(int, _config(message)["server-round"]))
-    local = _with_server_settings(scenario.training.all().of(client), _config(message))
+    local = local_trainings(scenario).of(client)
     share = share_of_work(scenario, server_round, client)
     if share == 0:
         raise DropOutError(f"client {client} dropped out of round {server_round}")
@@ -58,7 +88,7 @@ def _train(message: Message, context: Context) -> Message:
     load_record(model, _arrays(message))
     loss, num_examples = train(
         model,
-        population.clients[client],
+        clients[client],
         local,
         server_round=server_round,
         rng=scenario.seeds("client", server_round, client),
@@ -69,10 +99,10 @@ def _train(message: Message, context: Context) -> Message:
     return _reply(message, {"arrays": to_record(model), "metrics": metrics})
 
 
-def _evaluate(message: Message, context: Context) -> Message:
+def _evaluate(message: Message, context: Context, stand: Stand | None) -> Message:
     """Loss and accuracy of the received model on the client's own training records."""
-    scenario, population, spec = _state(context)
-    records = population.clients[partition_id(context)]
+    scenario, clients, spec = _state(context, stand)
+    records = clients[partition_id(context)]
     model = seeded(spec, seed=0)
     load_record(model, _arrays(message))
     losses, right = evaluate(model, records, device=choose_device(scenario.device))
@@ -86,20 +116,17 @@ def _evaluate(message: Message, context: Context) -> Message:
     return _reply(message, {"metrics": metrics})
 
 
-def _with_server_settings(local: LocalTraining, config: ConfigRecord) -> LocalTraining:
-    """Flower's FedProx sends its proximal term with the model."""
-    mu = float(cast(float, config.get("proximal-mu", local.proximal_mu)))
-    return local.model_copy(update={"proximal_mu": mu})
-
-
 def partition_id(context: Context) -> int:
     """Which client this is."""
     return int(context.node_config["partition-id"])
 
 
-def _state(context: Context) -> tuple[Scenario, Population, ModelSpec]:
+def _state(context: Context, stand: Stand | None) -> tuple[Scenario, Sequence[Records], ModelSpec]:
     torch.set_num_threads(1)  # two threads change the bits of a small model
-    return shared_state(str(context.run_config[SCENARIO_KEY]))
+    scenario, population, spec = shared_state(str(context.run_config[SCENARIO_KEY]))
+    if stand is None:
+        return scenario, population.clients, spec
+    return scenario.model_copy(update={"seed": stand.seed}), stand.clients, spec
 
 
 def _arrays(message: Message) -> ArrayRecord:

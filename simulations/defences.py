@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, get_type_hints
 
 from flwr.clientapp import mod as flower_mods
 from flwr.serverapp import strategy as flower_strategies
 from flwr.serverapp.strategy import Strategy
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from fl_audit.errors import InputError, UnknownNameError, did_you_mean
-from simulations.scenario import Federation, Named
+from fl_audit.local_training import LocalTraining, LocalTrainings
+from simulations.scenario import Federation, Named, Scenario
 
 _WRAPPER = "DifferentialPrivacy"
 STRATEGIES = {
@@ -70,19 +72,57 @@ def build_strategy(strategy: Named, defence: Named, federation: Federation) -> S
     return _construct(WRAPPERS[defence.name], "defence", {"strategy": inner, **arguments})
 
 
+def local_trainings(scenario: Scenario) -> LocalTrainings:
+    """How clients train in effect: FedProx sends every client its proximal term.
+
+    Raises:
+        InputError: If `training` asks for another one, or the strategy's is impossible.
+    """
+    trainings = scenario.training.all()
+    if scenario.strategy.name != "FedProx":
+        return trainings
+    default = inspect.signature(flower_strategies.FedProx).parameters["proximal_mu"].default
+    mu = scenario.strategy.arguments.get("proximal_mu", default)
+    named = {  # 0 in [training] is its default; a client's own table says what it means
+        f"training.clients.{client}.proximal_mu": table["proximal_mu"]
+        for client, table in scenario.training.clients.items()
+        if "proximal_mu" in table
+    }
+    if scenario.training.proximal_mu:
+        named["training.proximal_mu"] = scenario.training.proximal_mu
+    for key, value in named.items():
+        if value != mu:
+            raise InputError(
+                key,
+                value,
+                f"strategy.proximal_mu = {mu} differs, and FedProx sends that to every client",
+                f"Leave {key} out, or set both to one value.",
+            )
+    return LocalTrainings(
+        default=_with_mu(trainings.default, mu),
+        clients={client: _with_mu(own, mu) for client, own in trainings.clients.items()},
+    )
+
+
 def client_mods(defence: Named) -> list[Any]:
     """Mods that must wrap the client's training for this defence to work."""
     return [_CLIENT_MODS[defence.name]] if defence.name in _CLIENT_MODS else []
 
 
+def _with_mu(training: LocalTraining, mu: Any) -> LocalTraining:
+    try:
+        return LocalTraining.model_validate({**training.model_dump(), "proximal_mu": mu})
+    except ValidationError as error:
+        raise InputError(
+            "strategy.proximal_mu",
+            mu,
+            error.errors(include_url=False)[0]["msg"],
+            "Give a number, 0 or more.",
+        ) from error
+
+
 def _construct(cls: type[Strategy], table: str, arguments: dict[str, Any]) -> Strategy:
-    known = [
-        name
-        for base in cls.__mro__
-        if "__init__" in vars(base)
-        for name, p in inspect.signature(base).parameters.items()
-        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-    ]
+    known = _parameters(cls)
     for name, value in arguments.items():
         if name not in known:
             guess = did_you_mean(name, known)
@@ -92,14 +132,40 @@ def _construct(cls: type[Strategy], table: str, arguments: dict[str, Any]) -> St
                 f"{cls.__name__} has no such argument",
                 f"{guess}It takes: {', '.join(sorted(set(known) - {'strategy', 'accountant'}))}",
             )
+        _refuse_other_type(f"{table}.{name}", value, known[name])
     try:
         return cls(**arguments)
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # Flower's checks raise TypeError, ValueError or whatever fails
         raise InputError(
             table,
             {k: v for k, v in arguments.items() if k != "strategy"},
             f"{cls.__name__} refuses these arguments ({error})",
             f"Change them in [{table}].",
+        ) from error
+
+
+def _parameters(cls: type[Strategy]) -> dict[str, Any]:
+    """Names and types of what a class and its bases take."""
+    found: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        hints = get_type_hints(vars(base)["__init__"])
+        for name, p in inspect.signature(base).parameters.items():
+            if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+                found.setdefault(name, hints.get(name, Any))
+    return found
+
+
+def _refuse_other_type(name: str, value: Any, wanted: Any) -> None:
+    """Flower does not look at types: a word for a number would fail in some round."""
+    rules = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    try:
+        TypeAdapter(wanted, config=rules).validate_python(value)
+    except ValidationError as error:
+        rule = error.errors(include_url=False)[0]["msg"]
+        raise InputError(
+            name, value, rule[0].lower() + rule[1:], f"Change {name} in the scenario."
         ) from error
 
 

@@ -1,6 +1,6 @@
 """Built-in architectures. Each is a factory that takes what its data set dictates.
 
-Weights are drawn by `seeded`, so that no factory touches torch's global generator.
+Weights are drawn by `seeded`, which leaves the process's own generators as they were.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import prod
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -17,15 +17,18 @@ from torch import nn
 from fl_audit.errors import InputError, UnknownNameError, did_you_mean
 from fl_audit.factories import BUILT_IN, ModelSpec, load_attribute
 from simulations.data import Dataset
+from simulations.global_generators import seeded_globals
 from simulations.scenario import Model
 
 _GROUPS = 8  # of GroupNorm in ResNets: divides every width
+_Initialisation = Literal["default", "reference"]
 
 
 def mlp(
     *, input_shape: Sequence[int], num_classes: int, hidden: Sequence[int] = (128,)
 ) -> nn.Module:
     """Fully connected layers with ReLU between them."""
+    _refuse_small("hidden", *hidden)
     sizes = [prod(input_shape), *hidden]
     layers: list[nn.Module] = [nn.Flatten()]
     for width_in, width_out in pairwise(sizes):
@@ -37,7 +40,7 @@ def lenet_zhu(
     *,
     input_shape: Sequence[int],
     num_classes: int,
-    initialisation: Literal["default", "reference"] = "default",
+    initialisation: _Initialisation = "default",
 ) -> nn.Module:
     """The small sigmoid LeNet of gradient-inversion papers: three 5x5 convolutions, one linear.
 
@@ -47,6 +50,8 @@ def lenet_zhu(
         Zhu, Liu, Han, "Deep Leakage from Gradients", NeurIPS 2019.
     """
     channels, height, width = _image_shape("lenet_zhu", input_shape)
+    if initialisation not in get_args(_Initialisation):
+        raise UnknownNameError("initialisation", initialisation, get_args(_Initialisation))
     size = [-(-side // 4) for side in (height, width)]  # strides 2, 2, 1 with padding 2
     model = nn.Sequential(
         nn.Conv2d(channels, 12, 5, stride=2, padding=2),
@@ -69,6 +74,8 @@ def convnet(
 ) -> nn.Module:
     """Two 3x3 convolutions with GroupNorm, ReLU and pooling, and a linear layer."""
     channels, height, width_in = _image_shape("convnet", input_shape)
+    _refuse_small("width", width)
+    _refuse_small("groups", groups)
     layers: list[nn.Module] = []
     for out in (width, 2 * width):
         layers += [
@@ -117,7 +124,7 @@ def model_spec(model: Model, dataset: Dataset) -> ModelSpec:
 
     Raises:
         UnknownNameError: If it is neither a built-in name nor "module:function".
-        InputError: If the factory refuses its settings.
+        InputError: If the factory refuses its settings, or the model does not fit the data set.
     """
     if ":" in model.name:
         factory = model.name
@@ -125,27 +132,54 @@ def model_spec(model: Model, dataset: Dataset) -> ModelSpec:
         factory = f"{BUILT_IN}:{model.name}"
     else:
         raise UnknownNameError("model", model.name, MODELS)
-    spec = ModelSpec(
-        factory=factory,
-        settings={
-            "input_shape": list(dataset.input_shape),
-            "num_classes": dataset.num_classes,
-            **model.settings,
-        },
-    )
+    dictated = {"input_shape": list(dataset.input_shape), "num_classes": dataset.num_classes}
+    for name in dictated.keys() & model.settings.keys():
+        raise InputError(
+            f"model.{name}",
+            model.settings[name],
+            f"the data set decides it: {dictated[name]}",
+            f"Leave model.{name} out.",
+        )
+    spec = ModelSpec(factory=factory, settings={**dictated, **model.settings})
     _refuse_unknown_settings(spec, model)
     try:
-        seeded(spec, seed=0)
-    except (TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
+        module = seeded(spec, seed=0)
+    except InputError:
+        raise
+    except Exception as error:  # users' code raises anything
         raise InputError(
             "model",
             model.model_dump(),
-            f"the factory refuses these settings ({error})",
+            f"the factory refuses these settings ({type(error).__name__}: {error})",
             "See the arguments of its function in simulations/models.py, or of your own.",
         ) from error
+    _refuse_misfit(module, model, dataset)
     return spec
+
+
+def _refuse_misfit(module: nn.Module, model: Model, dataset: Dataset) -> None:
+    """Try the model on one record: what does not fit would otherwise fail in the first round."""
+    record = torch.from_numpy(dataset.records.inputs[:1])
+    try:
+        with seeded_globals(0), torch.no_grad():
+            outputs = module.eval()(record)  # a layer of batch statistics trains on no single one
+    except Exception as error:  # users' code raises anything
+        raise InputError(
+            "model",
+            model.model_dump(),
+            f"it takes no records of shape {list(record.shape[1:])} "
+            f"({type(error).__name__}: {error})",
+            "Change its settings, or build it for the input_shape that its factory is given.",
+        ) from error
+    wanted = [1, dataset.num_classes]
+    found = list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+    if found != wanted:
+        raise InputError(
+            "model",
+            model.model_dump(),
+            f"for one record of {dataset.num_classes} classes it gives {found}, not {wanted}",
+            "Give logits: one a class, for the num_classes that its factory is given.",
+        )
 
 
 def _refuse_unknown_settings(spec: ModelSpec, model: Model) -> None:
@@ -169,8 +203,7 @@ def _refuse_unknown_settings(spec: ModelSpec, model: Model) -> None:
 def seeded(spec: ModelSpec, *, seed: int) -> nn.Module:
     """Build a model with weights that depend on `seed` only; global generators stay untouched."""
     build = spec.builder(trusted=True)  # a scenario's author names this code
-    with torch.random.fork_rng(devices=[]):
-        torch.random.manual_seed(seed)
+    with seeded_globals(seed):
         module = build()
     if not isinstance(module, nn.Module):
         raise InputError(
@@ -230,3 +263,11 @@ def _image_shape(name: str, input_shape: Sequence[int]) -> Sequence[int]:
             "Use the model 'mlp', or a data set of images.",
         )
     return input_shape
+
+
+def _refuse_small(name: str, *values: int) -> None:
+    for value in values:
+        if isinstance(value, int) and value < 1:  # torch refuses what is no whole number
+            raise InputError(
+                f"model.{name}", value, "must be at least 1", "Give a number of 1 or more."
+            )

@@ -18,8 +18,8 @@ from fl_audit.errors import InputError
 from fl_audit.game import GameRules, GameTruth, MembershipGame
 from fl_audit.records import Records
 from simulations.data import Dataset, load_dataset
-from simulations.partitions import partition
-from simulations.scenario import Scenario
+from simulations.partitions import held_classes, partition
+from simulations.scenario import Game, Scenario
 
 Rows = NDArray[np.int64]
 
@@ -55,14 +55,18 @@ def build_population(scenario: Scenario) -> Population:
     rest = _Deck(rng.permutation(len(dataset.records)), dataset.records.labels)
     test = rest.deal(scenario.data.test, "data.test")
     auxiliary = rest.deal(scenario.game.auxiliary, "game.auxiliary")
-    anchors = rest.deal(_num_training(scenario, len(rest)), "data.examples_per_client")
+    held = held_classes(rest.labels, scenario.federation.clients, scenario.partition, rng=rng)
+    anchors = _deal_training(scenario, rest, held)
     labels = dataset.records.labels
     parts = partition(labels[anchors], scenario.federation.clients, scenario.partition, rng=rng)
     clients = [anchors[part] for part in parts]
     drawn = _draw_candidates(scenario, clients, labels, rest, rng)
+    notes = drawn.rules.notes
+    if held is not None:
+        notes = [f"Clients hold {len(held)} of {dataset.num_classes} classes, by lot.", *notes]
     take = dataset.records.take
     game = MembershipGame(
-        rules=drawn.rules,
+        rules=drawn.rules.model_copy(update={"notes": notes}),
         candidates=take(drawn.candidates),
         null=take(drawn.null),
         auxiliary=take(auxiliary),
@@ -91,6 +95,11 @@ class _Deck:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def labels(self) -> Rows:
+        """Classes of the rows that are left, in order."""
+        return self._labels[self._rows]
+
     def deal(self, count: int, name: str) -> Rows:
         """The next `count` rows."""
         if count > len(self._rows):
@@ -100,14 +109,15 @@ class _Deck:
                 f"only {len(self._rows)} records are left to deal",
                 "Ask for fewer test, auxiliary or training records, or use a larger data set.",
             )
-        dealt, self._rows = self._rows[:count], self._rows[count:]
-        return dealt
+        return self.take(np.arange(count))
 
     def deal_of_class(self, label: int, count: int) -> Rows | None:
         """The next `count` rows of one class, or None (and nothing dealt) if there are fewer."""
-        places = np.flatnonzero(self._labels[self._rows] == label)[:count]
-        if len(places) < count:
-            return None
+        places = np.flatnonzero(self.labels == label)[:count]
+        return self.take(places) if len(places) == count else None
+
+    def take(self, places: Rows) -> Rows:
+        """The rows at these places, counted from the top."""
         dealt = self._rows[places]
         self._rows = np.delete(self._rows, places)
         return dealt
@@ -187,19 +197,43 @@ def _one_hot(lots: list[int], width: int) -> NDArray[np.bool_]:
     return chosen.reshape(-1)
 
 
-def _num_training(scenario: Scenario, available: int) -> int:
-    clients, per_client = scenario.federation.clients, scenario.data.examples_per_client
-    if per_client != "all":
-        if clients * per_client > available:
-            raise InputError(
-                "federation.clients * data.examples_per_client",
-                clients * per_client,
-                f"the data set has {available} records left after data.test and game.auxiliary",
-                "Use fewer clients or fewer examples per client.",
-            )
-        return clients * per_client
-    # a member needs non-members beside it, and as many again for the null control
-    return available // (2 * (1 + scenario.game.non_members_per_member))
+def _deal_training(scenario: Scenario, rest: _Deck, held: Rows | None) -> Rows:
+    """What clients train on, of the classes that they hold (None: of all)."""
+    labels, clients = rest.labels, scenario.federation.clients
+    places = np.arange(len(rest)) if held is None else np.flatnonzero(np.isin(labels, held))
+    per_client = scenario.data.examples_per_client
+    if per_client == "all":
+        return rest.take(places[_beside_the_game(labels[places], scenario.game)])
+    if clients * per_client > len(places):
+        raise InputError(
+            "federation.clients * data.examples_per_client",
+            clients * per_client,
+            f"the data set has {len(places)} records left after data.test and game.auxiliary"
+            + ("" if held is None else f", of the {len(held)} classes that clients hold"),
+            "Use fewer clients or fewer examples per client"
+            + ("." if held is None else ", or raise partition.classes_per_client."),
+        )
+    return rest.take(places[: clients * per_client])
+
+
+def _beside_the_game(labels: Rows, game: Game) -> NDArray[np.bool_]:
+    """Which records may be trained on, so that enough of each class are left for the game.
+
+    A member needs others of its class beside it, and a null group. Members are drawn from what is
+    trained on: in a class there may be some more of them than its share (four standard
+    deviations), and as many as there are altogether if only some clients hold them. At least the
+    share of a class is trained on that would be if each of its records were a member.
+    """
+    others = game.non_members_per_member
+    chosen = np.zeros(len(labels), dtype=np.bool_)
+    for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        members = float(game.members)
+        if game.clients is None:
+            expected = game.members * count / len(labels)
+            members = min(members, np.ceil(expected + 4 * np.sqrt(expected)))
+        trained = max(1, count // (2 * (1 + others)), count - int(members) * (1 + 2 * others))
+        chosen[np.flatnonzero(labels == label)[:trained]] = True
+    return chosen
 
 
 def _with_random_labels(dataset: Dataset, rng: np.random.Generator) -> Dataset:

@@ -9,27 +9,31 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
-from attacks.audit import audit_run, check_attacks, not_tested, parse_attacks
+from attacks.audit import audit_run, not_tested
 from attacks.devices import choose_device
-from fl_audit.errors import InputError, UnknownNameError, shorten
+from attacks.requests import check_attacks, parse_attacks
+from fl_audit.errors import InputError, UnknownNameError, clean_text, shorten
 from fl_audit.files import write_text
 from fl_audit.game import write_game, write_targets
 from fl_audit.report.build import build_report
 from fl_audit.report.model import AuditReport
 from fl_audit.run_directory import Problem, RunDirectory, RunManifest, ThreatModelRecord
+from fl_audit.verify import excused_rounds, verify_run
 from fl_audit.versions import versions
 from simulations.client_app import SCENARIO_KEY, make_client_app, shared_state
-from simulations.defences import build_strategy
+from simulations.defences import build_strategy, local_trainings
 from simulations.engines.calls import RunConfig
 from simulations.engines.local import run_local
 from simulations.population import Population
+from simulations.quiet import quiet_flower
 from simulations.scenario import Scenario, dump_scenario, load_scenario
 from simulations.server_app import make_server_app
+from simulations.shadows import shadow_trainer
 from simulations.truth import candidate_uses, reconstruction_targets
 from strategies.recorder import utc_now
 
@@ -59,6 +63,8 @@ def run_scenario(
     overwrite: bool = False,
     resume: bool = False,
     ray_address: str | None = None,
+    cpus_per_client: float | None = None,
+    gpus_per_client: float | None = None,
     progress: Progress | None = None,
 ) -> AuditReport:
     """Run a federation with its adversary, attack what was recorded, and write the report.
@@ -75,6 +81,8 @@ def run_scenario(
         resume: Go on with the run at `out`: it is replayed from round 1, and each recorded round
             must come out the same. Creates the run if it never began.
         ray_address: "host:port" of an existing Ray cluster, for engine "ray".
+        cpus_per_client: CPUs that Ray sets aside for a client at work; 1 by default.
+        gpus_per_client: GPUs likewise; none by default.
         progress: Called with (what, done, total).
 
     Returns:
@@ -91,10 +99,15 @@ def run_scenario(
         raise InputError(
             "overwrite", True, "a run cannot be deleted and resumed", "Choose one of the two."
         )
-    start = _engine(engine, ray_address)
+    start = _engine(
+        engine,
+        ray_address=ray_address,
+        cpus_per_client=cpus_per_client,
+        gpus_per_client=gpus_per_client,
+    )
     requests = parse_attacks(scenario.audit.attacks)
     check_attacks(requests, scenario.threat_model.model())
-    with _quiet_flower():
+    with quiet_flower():
         population, manifest = _prepare(scenario, engine)
         where = Path(out)
         run = (
@@ -113,7 +126,12 @@ def run_scenario(
             with _stage("attacks", seconds, run):
                 device = choose_device(scenario.device)
                 audit_run(
-                    run.path, attacks=requests, trust_model=True, device=device, progress=progress
+                    run.path,
+                    attacks=requests,
+                    trust_model=True,
+                    device=device,
+                    trainer=shadow_trainer(scenario, scenario.audit.shadows),
+                    progress=progress,
                 )
             with _stage("report", seconds, run):
                 run.write_manifest(run.read_manifest().model_copy(update={"seconds": seconds}))
@@ -153,24 +171,22 @@ def _refuse_other_scenario(recorded: Scenario, wanted: Scenario) -> None:
 def _is_complete(run: RunDirectory) -> bool:
     """Whether every round of this run is recorded and whole."""
     manifest = run.read_manifest()
-    trace = run.open_trace() if run.trace.is_dir() else None
-    if manifest.state != "done" or trace is None:
+    if manifest.state != "done" or not run.trace.is_dir():
         return False
-    return len(trace.rounds) == manifest.planned_rounds and not trace.verify()
+    return not excused_rounds(manifest) and not verify_run(run)
 
 
-def _engine(engine: Engine, ray_address: str | None) -> _Start:
+def _engine(engine: Engine, **options: Any) -> _Start:
     """The function that runs apps on an engine."""
+    given = {name: value for name, value in options.items() if value is not None}
     if engine == "ray":
-        from simulations.engines.ray import run_ray  # Ray is slow to import
+        from simulations.engines.ray import ray_engine  # Ray is slow to import
 
-        return partial(run_ray, address=ray_address)
-    if ray_address is not None:
-        raise InputError(
-            "ray_address", ray_address, "engine 'local' uses no Ray", "Choose engine 'ray'."
-        )
+        return ray_engine(**given)
     if engine != "local":
         raise UnknownNameError("engine", engine, get_args(Engine))
+    for name, value in given.items():
+        raise InputError(name, value, "engine 'local' uses no Ray", "Choose engine 'ray'.")
     return run_local
 
 
@@ -189,7 +205,7 @@ def _prepare(scenario: Scenario, engine: Engine) -> tuple[Population, RunManifes
         strategy=scenario.strategy.model_dump(mode="json"),
         defence=scenario.defence.model_dump(mode="json"),
         model=spec,
-        local_training=scenario.training.all(),
+        local_training=local_trainings(scenario),
         recording=scenario.recording,
         planned_rounds=scenario.federation.rounds,
         num_clients=scenario.federation.clients,
@@ -230,37 +246,29 @@ def _run_federation(
 
 
 @contextmanager
-def _quiet_flower() -> Iterator[None]:
-    """Only Flower's errors: fl-audit shows progress of its own."""
-    logger = logging.getLogger("flwr")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
 def _stage(name: str, seconds: dict[str, float], run: RunDirectory) -> Iterator[None]:
     """Time a stage; if it ends early, say so in run.json, where the report finds it."""
     start = time.perf_counter()
     try:
         yield
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
         if run.manifest_file.exists():
-            manifest = run.read_manifest()
-            what = "interrupted" if interrupted else f"failed: {type(error).__name__}: {error}"
-            problem = Problem(where=name, message=f"{name} {what}"[:500])
-            run.write_manifest(
-                manifest.model_copy(
-                    update={
-                        "state": "interrupted" if interrupted else "failed",
-                        "problems": [*manifest.problems, problem],
-                    }
-                )
-            )
+            _note_end(run, name, error)
         raise
     finally:
         seconds[name] = round(time.perf_counter() - start, 3)
+
+
+def _note_end(run: RunDirectory, stage: str, error: BaseException) -> None:
+    manifest = run.read_manifest()
+    is_interrupt = isinstance(error, KeyboardInterrupt)
+    why = clean_text(f"{type(error).__name__}: {error}")
+    problems = list(manifest.problems)
+    if is_interrupt or not any(why in problem.message for problem in problems):  # or known already
+        what = "interrupted" if is_interrupt else f"failed: {why}"
+        problems.append(Problem(where=stage, message=clean_text(f"{stage} {what}")))
+    state = "interrupted" if is_interrupt else "failed"
+    try:
+        run.write_manifest(manifest.model_copy(update={"state": state, "problems": problems}))
+    except OSError:  # it must not hide the error that ended the stage
+        logging.getLogger("fl_audit").exception("cannot write run.json")

@@ -74,10 +74,15 @@ class Game(Table):
     auxiliary: int = Field(default=100, ge=0, description="Records the adversary has of its own")
 
 
-class Model(Table):
-    """The architecture: a built-in name with its settings, or "module:function"."""
+class OpenTable(Table):
+    """A table whose further keys are arguments of somebody else's code."""
 
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)  # typed, so checked: no NaN here
+
+
+class Model(OpenTable):
+    """The architecture: a built-in name with its settings, or "module:function"."""
 
     name: str = "mlp"
 
@@ -120,10 +125,8 @@ class Training(LocalTraining):
         return self
 
 
-class Named(Table):
+class Named(OpenTable):
     """A class of Flower's by name, with its arguments."""
-
-    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     name: str
 
@@ -159,6 +162,9 @@ class Audit(Table):
     """Which attacks run, and when."""
 
     attacks: list[str | dict[str, JsonValue]] = Field(default_factory=list)
+    shadows: Literal["federation", "central"] = Field(
+        default="federation", description="How models to compare with are trained"
+    )
     every: int = Field(
         default=0, ge=0, description="Also attack while training goes on, every so many rounds"
     )
@@ -184,26 +190,34 @@ class Scenario(Table):
     audit: Audit = Audit()
 
     @model_validator(mode="after")
-    def _clients_exist(self) -> Scenario:
-        last = self.federation.clients - 1
-        if self.game.clients is not None and (
-            not self.game.clients or len(set(self.game.clients)) < len(self.game.clients)
-        ):
-            raise ValueError(
-                f"game.clients = {self.game.clients} must name at least one client, each once"
-            )
-        named = [*(self.game.clients or []), *self.training.clients]
-        for client in named:
-            if not 0 <= client <= last:
-                raise ValueError(
-                    f"client {client} does not exist: federation.clients = {last + 1}, so clients "
-                    f"are 0 to {last}"
-                )
+    def _clients_and_rounds_exist(self) -> Scenario:
+        last, rounds = self.federation.clients - 1, self.federation.rounds
+        _refuse_bad_choice("game.clients", self.game.clients, "client", 0, last)
+        _refuse_bad_choice("recording.clients", self.recording.clients, "client", 0, last)
+        _refuse_bad_choice("recording.rounds", self.recording.rounds, "round", 1, rounds)
+        trained = [*self.training.clients] or None
+        _refuse_bad_choice("training.clients", trained, "client", 0, last)
         return self
 
     def seeds(self, *path: int | str) -> np.random.Generator:
         """A generator of its own for each place that draws: same seed and path, same numbers."""
         return derived_rng(self.seed, *path)
+
+
+def _refuse_bad_choice(
+    key: str, chosen: Sequence[int] | None, what: str, first: int, last: int
+) -> None:
+    """None chooses all; anything else must name what is there."""
+    if chosen is None:
+        return
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"{key} = {[*chosen]} must name at least one {what}, each once")
+    for number in chosen:
+        if not first <= number <= last:
+            raise ValueError(
+                f"{key} names {what} {number}, and {what} {number} does not exist: "
+                f"federation.{what}s = {last + 1 - first}, so {what}s are {first} to {last}"
+            )
 
 
 def load_scenario(source: Path | str, overrides: Sequence[str] = ()) -> Scenario:
@@ -247,7 +261,10 @@ def parse_scenario(tables: Mapping[str, Any]) -> Scenario:
 
 def _explain(error: ValidationError) -> InputError:
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "scenario"
+    path = [str(part) for part in first["loc"]]
+    if first["type"] == "finite_number" and path[-1] == "float":
+        path.pop()  # which kind of JSON value it is
+    where = ".".join(path) or "scenario"
     if first["type"] == "extra_forbidden":
         known = _known_keys(first["loc"][:-1])
         guess = did_you_mean(str(first["loc"][-1]), known)
@@ -277,7 +294,12 @@ def _known_keys(path: Sequence[int | str]) -> list[str]:
 
 def dump_scenario(scenario: Scenario) -> str:
     """The scenario as TOML, complete with defaults."""
-    return "\n".join(_toml("", scenario.model_dump(exclude_none=True))).strip() + "\n"
+    return dump_toml(scenario)
+
+
+def dump_toml(table: BaseModel) -> str:
+    """Any table as TOML, complete with defaults."""
+    return "\n".join(_toml("", table.model_dump(exclude_none=True))).strip() + "\n"
 
 
 def _toml(prefix: str, table: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from attacks.devices import choose_device
 from fl_audit.run_directory import RunDirectory, RunManifest, Utility
 from fl_audit.stats import mean_ci, proportion
+from fl_audit.verify import RECORDING
 from simulations.arrays import load_record, to_record
 from simulations.client_app import SCENARIO_KEY, shared_state
 from simulations.defences import build_strategy
@@ -71,7 +72,8 @@ def make_server_app(
             entry = Utility(
                 round=server_round, loss=mean_ci(losses) if is_known else None, accuracy=accuracy
             )
-            recorder.update(utility=[*recorder.manifest.utility, entry])
+            with recorder.guard(RECORDING, server_round):
+                recorder.update(utility=[*recorder.manifest.utility, entry])
             return MetricRecord({"accuracy": accuracy.value})
 
         logging.getLogger("fl_audit").debug("starting %d rounds", scenario.federation.rounds)

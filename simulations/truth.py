@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_audit.game import Target
+from fl_audit.local_training import LocalTraining
+from simulations.defences import local_trainings
 from simulations.faults import share_of_work
 from simulations.population import Population
 from simulations.scenario import Scenario
@@ -18,13 +20,14 @@ from simulations.training import planned_batches
 def rows_used(
     scenario: Scenario, population: Population, server_round: int, client: int
 ) -> NDArray[np.int64]:
-    """Rows of a client's records that its training touches in a round, if it is sampled."""
+    """Rows of a client's records that go into its update of a round, if it is sampled."""
     share = share_of_work(scenario, server_round, client)
-    if share == 0:
+    training = local_trainings(scenario).of(client)
+    if share == 0 or _moves_nothing(training, server_round):
         return np.empty(0, dtype=np.int64)
     batches = planned_batches(
         len(population.clients[client]),
-        scenario.training.all().of(client),
+        training,
         rng=scenario.seeds("client", server_round, client),
         share=share,
     )
@@ -38,14 +41,17 @@ def candidate_uses(scenario: Scenario, population: Population) -> NDArray[np.boo
         Shape (candidates, rounds); never True for a non-member.
     """
     ids, truth = population.game.candidates.ids, population.truth
-    uses = np.zeros((len(ids), scenario.federation.rounds), dtype=np.bool_)
-    trainings, faults = scenario.training.all(), scenario.faults
+    rounds = range(1, scenario.federation.rounds + 1)
+    uses = np.zeros((len(ids), len(rounds)), dtype=np.bool_)
+    trainings, faults = local_trainings(scenario), scenario.faults
     for client in np.unique(truth.client).tolist():
         here = np.flatnonzero(truth.client == client)
-        if trainings.of(client).algorithm == "fedavg" and not (faults.drop_out or faults.straggler):
-            uses[here] = truth.is_member[here, None]  # every epoch touches every record
+        training = trainings.of(client)
+        if training.algorithm == "fedavg" and not (faults.drop_out or faults.straggler):
+            moves = np.array([not _moves_nothing(training, number) for number in rounds])
+            uses[here] = truth.is_member[here, None] & moves  # every epoch touches every record
             continue
-        for server_round in range(1, scenario.federation.rounds + 1):
+        for server_round in rounds:
             rows = rows_used(scenario, population, server_round, client)
             uses[here, server_round - 1] = np.isin(ids[here], population.clients[client].ids[rows])
     return uses
@@ -53,7 +59,7 @@ def candidate_uses(scenario: Scenario, population: Population) -> NDArray[np.boo
 
 def reconstruction_targets(scenario: Scenario, population: Population) -> list[Target]:
     """What each FedSGD client trains on in each round."""
-    trainings = scenario.training.all()
+    trainings = local_trainings(scenario)
     targets = []
     for client, records in enumerate(population.clients):
         if trainings.of(client).algorithm != "fedsgd":
@@ -65,3 +71,11 @@ def reconstruction_targets(scenario: Scenario, population: Population) -> list[T
                     Target(server_round, client, records.inputs[rows], records.labels[rows])
                 )
     return targets
+
+
+def _moves_nothing(training: LocalTraining, server_round: int) -> bool:
+    """Whether a round's learning rate is 0 in the model's precision: nothing goes into its update.
+
+    A cosine schedule ends there, and a decay of many rounds underflows.
+    """
+    return float(np.float32(training.learning_rate_in(server_round))) == 0

@@ -14,7 +14,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
 
-from attacks.audit import AttackRequest, audit_run, parse_attacks
+from attacks.audit import audit_run
+from attacks.requests import AttackRequest, parse_attacks
 from fl_audit.errors import InputError
 from fl_audit.factories import ModelSpec
 from fl_audit.game import given_game, write_game
@@ -23,6 +24,7 @@ from fl_audit.records import Records
 from fl_audit.run_directory import RunDirectory, RunManifest, ThreatModelRecord
 from fl_audit.threat_model import PRESETS, ThreatModel
 from fl_audit.trace import RecordingPolicy
+from fl_audit.verify import RECORDING
 from fl_audit.versions import versions
 from strategies.recorder import Recorder, utc_now
 
@@ -78,6 +80,7 @@ class CuriousStrategy(Strategy):
         _refuse_own_start(inner)
         self.inner = inner
         self._every = every
+        self._current_round: int | None = None
         self._requests: list[AttackRequest] = parse_attacks(attacks)
         self._trust_model = trust_model
         self._on_round = on_round
@@ -115,6 +118,7 @@ class CuriousStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Delegate, then record what goes out."""
+        self._current_round = server_round
         messages = list(self.inner.configure_train(server_round, arrays, config, grid))
         self.recorder.sent(server_round, arrays, messages)
         return messages
@@ -128,7 +132,7 @@ class CuriousStrategy(Strategy):
         try:
             arrays, metrics = self.inner.aggregate_train(server_round, messages)
         except BaseException:
-            with self.recorder.guard("recording", server_round):
+            with self.recorder.guard(RECORDING, server_round):
                 self.recorder.flush()  # what made the strategy fail is worth its digests
             raise
         self.recorder.aggregated(server_round, arrays, metrics)
@@ -152,20 +156,21 @@ class CuriousStrategy(Strategy):
 
     def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Result:
         """Flower's own loop of rounds, which calls the hooks above; run.json says how it ended."""
-        num_rounds = (
-            inspect.signature(super().start).bind(grid, *args, **kwargs).arguments.get("num_rounds")
-        )
-        if self.recorder.manifest.planned_rounds is None and num_rounds is not None:
-            self.recorder.update(planned_rounds=num_rounds)
+        given = inspect.signature(super().start).bind(grid, *args, **kwargs)
+        given.apply_defaults()
+        if self.recorder.manifest.planned_rounds is None:
+            self.recorder.update(planned_rounds=given.arguments.get("num_rounds"))
         try:
             result = super().start(grid, *args, **kwargs)
-        except BaseException as error:
-            is_interrupt = isinstance(error, KeyboardInterrupt)
-            with self.recorder.guard("recording", 0):
-                self.recorder.finish("interrupted" if is_interrupt else "failed")
+        except KeyboardInterrupt:
+            self.recorder.finish("interrupted")
             raise
-        with self.recorder.guard("recording", 0):
-            self.recorder.finish("done")
+        except BaseException as error:
+            why = f"the rounds ended: {type(error).__name__}: {error}"
+            self.recorder.note("federation", self._current_round, why)
+            self.recorder.finish("failed")
+            raise
+        self.recorder.finish("done")
         return result
 
     def summary(self) -> None:

@@ -47,13 +47,11 @@ def to_reply(message: Message, client: int) -> Reply:
         return Reply(
             client, None, error_code=message.error.code, error_reason=message.error.reason or ""
         )
-    metrics = {
-        name: value
-        for record in message.content.metric_records.values()
-        for name, value in record.items()
-    }
+    records = message.content.metric_records
+    metrics = {name: value for record in records.values() for name, value in record.items()}
+    extra = tuple(list(records)[1:])  # other arrays come with a prefix, and do not fit the model
     try:
-        return Reply(client, content_arrays(message.content) or None, metrics)
+        return Reply(client, content_arrays(message.content) or None, metrics, extra=extra)
     except (ValueError, TypeError, EOFError, OSError) as error:
         return Reply(client, None, metrics, _UNREADABLE, f"arrays cannot be read: {error}")
 

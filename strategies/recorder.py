@@ -12,8 +12,10 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fl_audit.errors import clean_text
 from fl_audit.run_directory import Problem, RunDirectory, RunManifest
-from fl_audit.trace import Trace, TraceWriter
+from fl_audit.trace import Reply, Trace, TraceWriter
+from fl_audit.trace.digests import digest_of_digests
 from fl_audit.trace.replay import ReplayError
+from fl_audit.verify import RECORDING
 from strategies.messages import arrays_of, content_arrays, first_content, to_reply
 
 logger = logging.getLogger("fl_audit")
@@ -42,6 +44,7 @@ class Recorder:
         self._clients = dict(clients)
         self._sampled: list[int] = []
         self._was_full = False
+        self._was_refused = False
         recorded = {}
         if resume and run.trace.is_dir():
             trace = Trace.open(run.trace)
@@ -56,39 +59,35 @@ class Recorder:
 
     def sent(self, server_round: int, arrays: ArrayRecord, messages: Sequence[Message]) -> None:
         """Record the broadcast and its recipients."""
-        with self.guard("recording", server_round):
+        with self.guard(RECORDING, server_round):
+            self._sampled = [self._client(m.metadata.dst_node_id) for m in messages]
             content = first_content(messages)
             broadcast = arrays_of(arrays) if content is None else content_arrays(content)
-            self._sampled = [self._client(m.metadata.dst_node_id) for m in messages]
             self._writer.begin_round(server_round, broadcast, self._sampled)
+        self._note_cap(server_round)
 
     def received(self, server_round: int, messages: Sequence[Message]) -> None:
         """Record every reply; on disk when this returns."""
-        with self.guard("recording", server_round):
-            replies = [to_reply(m, self._client(m.metadata.src_node_id)) for m in messages]
+        replies: list[Reply] = []
+        with self.guard(RECORDING, server_round):
+            replies += [to_reply(m, self._client(m.metadata.src_node_id)) for m in messages]
             self._writer.add_replies(server_round, replies)
-            for reply in replies:
-                if reply.error_code is not None:
-                    failed = f"client {reply.client} failed: {reply.error_reason}"
-                    self.note("client", server_round, failed)
-            for line in self._writer.unfit_replies():
-                self.note("client", server_round, line)
-            silent = sorted(set(self._sampled) - {reply.client for reply in replies})
+        with self.guard(RECORDING, server_round):
+            self._note_clients(server_round, replies)
+            answered = {self._client(m.metadata.src_node_id) for m in messages}
+            silent = sorted(set(self._sampled) - answered)
             if silent:
                 self.note("client", server_round, f"clients {silent} never answered")
-            if self._writer.is_full and not self._was_full:
-                self._was_full = True
-                cap = self._writer.policy.max_megabytes
-                reached = f"the cap of {cap:g} MB is reached: arrays are no longer stored"
-                self.note("recording", server_round, reached)
+        self._note_cap(server_round)
 
     def aggregated(
         self, server_round: int, arrays: ArrayRecord | None, metrics: MetricRecord | None
     ) -> None:
         """Record what the strategy made of the replies."""
-        with self.guard("recording", server_round):
+        with self.guard(RECORDING, server_round):
             aggregate = None if arrays is None else arrays_of(arrays)
             self._writer.end_round(server_round, aggregate, dict(metrics or {}))
+        self._note_cap(server_round)
 
     def flush(self) -> None:
         """Wait until all digests are on disk."""
@@ -96,13 +95,25 @@ class Recorder:
 
     def finish(self, state: Literal["done", "interrupted", "failed"]) -> None:
         """Write how the run ended; nothing is recorded afterwards."""
-        self._writer.close()
-        self.update(state=state)
+        with self.guard(RECORDING, None):
+            self._writer.close()
+        self.update(state=state, trace_digest=digest_of_digests(self.run.trace))
 
     def update(self, **changes: Any) -> None:
-        """Change fields of the manifest and write it."""
+        """Change fields of the manifest and write it.
+
+        Where the disk refuses, that is noted, and the next change writes this one, too.
+        """
         self.manifest = self.manifest.model_copy(update=changes)
-        self.run.write_manifest(self.manifest)
+        try:
+            self.run.write_manifest(self.manifest)
+        except OSError as error:
+            logger.warning("cannot write run.json: %s", error)
+            if not self._was_refused:  # once: each note would be another change
+                self._was_refused = True
+                refused = clean_text(f"run.json could not be written for a while: {error}")
+                problems = [*self.problems, Problem(where="run.json", message=refused)]
+                self.update(problems=problems)
 
     def note(self, where: str, server_round: int | None, message: str) -> None:
         """Add a problem to the manifest: the report will say it."""
@@ -111,7 +122,7 @@ class Recorder:
         self.update(problems=[*self.problems, problem])
 
     @contextmanager
-    def guard(self, where: str, server_round: int) -> Iterator[None]:
+    def guard(self, where: str, server_round: int | None) -> Iterator[None]:
         """Turn an exception into a problem. Ctrl-C passes through, and a replay that differs."""
         try:
             yield
@@ -121,12 +132,31 @@ class Recorder:
             logger.debug("%s failed", where, exc_info=True)
             self._note_failure(where, server_round, error)
 
-    def _note_failure(self, where: str, server_round: int, error: Exception) -> None:
+    def _note_failure(self, where: str, server_round: int | None, error: Exception) -> None:
         message = f"{where} failed: {type(error).__name__}: {error}"
         try:
             self.note(where, server_round, message)
-        except Exception:  # the disk itself may be gone: the log is what is left
-            logger.exception("cannot write run.json")
+        except Exception:  # whatever it is, training goes on; the log is what is left
+            logger.exception("cannot note a problem")
+
+    def _note_clients(self, server_round: int, replies: Sequence[Reply]) -> None:
+        """Say what is wrong with replies."""
+        for reply in replies:
+            if reply.error_code is not None:
+                failed = f"client {reply.client} failed: {reply.error_reason}"
+                self.note("client", server_round, failed)
+        for line in self._writer.unfit_replies():
+            self.note("client", server_round, line)
+
+    def _note_cap(self, server_round: int) -> None:
+        if self._writer.is_full and not self._was_full:
+            self._was_full = True
+            cap = self._writer.policy.max_megabytes
+            reached = (
+                f"the cap of {cap:g} MB is reached: from here on, no client's arrays are stored, "
+                "and of models at most the last"
+            )
+            self.note("recording policy", server_round, reached)
 
     def _client(self, node_id: int) -> int:
         return self._clients.get(node_id, node_id)

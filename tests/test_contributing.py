@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from attacks.audit import AttackRequest, audit_run
+from attacks.audit import audit_run
+from attacks.requests import AttackRequest
 from fl_audit.results import MembershipResult
 
 HOME = Path(__file__).parent.parent

@@ -6,7 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from attacks.audit import check_attacks, parse_attacks
+from attacks.requests import check_attacks, parse_attacks
 from simulations.defences import build_strategy
 from simulations.scenario import parse_scenario
 

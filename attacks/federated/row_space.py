@@ -111,8 +111,8 @@ def row_space_scores(
 
     Raises:
         ObservationError: If the view grants no client updates or global model.
-        InputError: If the model does not start with a dense layer, or no update has a row space
-            that leaves anything out.
+        InputError: If the model does not start with a dense layer, no update is in view, or none
+            has a row space that leaves anything out.
     """
     inputs = candidates.inputs.reshape(len(candidates), -1)
     best = np.full(len(inputs), np.inf)
@@ -136,13 +136,31 @@ def row_space_scores(
             slacks.append(space.slack)
             best = np.minimum(best, residuals(space, inputs))
     if not slacks:
-        raise InputError(
+        raise _nothing_to_score(view, full, zero)
+    return -best, _notes(slacks, noisy, full, zero)
+
+
+def _nothing_to_score(view: TraceView, full: int, zero: int) -> InputError:
+    if any(view.clients(server_round) for server_round in view.rounds):
+        return InputError(
             "client updates",
             f"{full} of full rank, {zero} zero",
             "no update leaves a dimension out, so there is no rank gap to score by",
             "The clients hold more examples than the layer has inputs, or did not train.",
         )
-    return -best, _notes(slacks, noisy, full, zero)
+    if view.unusable:
+        return InputError(
+            "client updates",
+            0,
+            f"no client sent a usable one: {view.unusable[0]}",
+            "Mend the clients, or record rounds in which some answer.",
+        )
+    return InputError(
+        "client updates",
+        0,
+        "none is in view: the recording policy kept none",
+        "Record with recording.record = 'all', or with the clients and rounds in question.",
+    )
 
 
 def _rounding_level(weight: NDArray[Any]) -> float:

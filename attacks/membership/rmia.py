@@ -177,17 +177,16 @@ def _scores(lab: Lab, shadows: ShadowSignals, settings: Settings, a: float) -> N
     )
 
 
-def _tuned_a(lab: Lab, settings: Settings) -> float:
+def _tuned_a(lab: Lab, settings: Settings) -> tuple[float, str]:
     """The a with the highest AUC where a shadow model plays the target; its answer is known."""
     played = lab.calibration(settings.mode, settings.num_shadow_models)
-    if settings.mode == "online" or played is None:
-        return _DEFAULT_A
+    left = settings.num_shadow_models - len(lab.left_out) - 2
+    if played is None or left < 1:
+        return _DEFAULT_A, "the default: too few models or records to tune it on"
     task, is_member = played
-    shadows = task.shadows(settings.mode, settings.num_shadow_models, least=0)
-    if len(shadows) == 0:
-        return _DEFAULT_A
+    shadows = task.shadows(settings.mode, settings.num_shadow_models)
     reached = [auc(is_member, _scores(task, shadows, settings, a)) for a in _GRID]
-    return _GRID[int(np.argmax(reached))]
+    return _GRID[int(np.argmax(reached))], "tuned on a shadow model in the target's place"
 
 
 def _run(given: AttackInput) -> MembershipScores:
@@ -195,12 +194,13 @@ def _run(given: AttackInput) -> MembershipScores:
     lab.require_population()
     shadows = lab.shadows(settings.mode, settings.num_shadow_models, instead="population")
     notes = [f"{len(shadows)} reference models."]
-    a = settings.offline_a
-    if a is None:
-        a = _tuned_a(lab, settings)
-        if settings.mode == "offline":
-            notes.append(f"offline_a = {a:g}, tuned on a shadow model in the target's place.")
-    return MembershipScores(_scores(lab, shadows, settings, a), notes=tuple(notes))
+    a, how = settings.offline_a, "as set"
+    if settings.mode == "offline":
+        if a is None:
+            a, how = _tuned_a(lab, settings)
+        notes.append(f"offline_a = {a:g}, {how}.")
+    scores = _scores(lab, shadows, settings, _DEFAULT_A if a is None else a)
+    return MembershipScores(scores, notes=tuple(notes))
 
 
 ATTACK = AttackSpec(

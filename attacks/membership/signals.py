@@ -54,9 +54,14 @@ def check_logits(logits: Logits, labels: Labels) -> None:
 def true_log_probability(
     logits: Logits, labels: Labels, *, temperature: float = 1.0
 ) -> NDArray[np.float64]:
-    """log p of the true class, nats, (..., n): minus the cross-entropy loss."""
+    """log p of the true class, nats, (..., n): minus the cross-entropy loss.
+
+    From log p - log(1 - p), so that it keeps its digits, and records their ranks, where p rounds
+    to 1.
+    """
     scaled = logits / temperature if temperature != 1 else logits
-    return _of_class(scaled, labels) - logsumexp(scaled)
+    found: NDArray[np.float64] = -np.logaddexp(0, -logit_confidence(scaled, labels))
+    return found
 
 
 def logit_confidence(logits: Logits, labels: Labels) -> NDArray[np.float64]:
@@ -92,15 +97,25 @@ def negative_modified_entropy(logits: Logits, labels: Labels) -> NDArray[np.floa
     References:
         Song & Mittal, USENIX Security 2021, equation 6. https://arxiv.org/abs/2003.10595
     """
-    log_p = log_softmax(logits, axis=-1)
-    p = np.exp(log_p)
-    with np.errstate(divide="ignore"):
-        log_rest = np.where(p < 0.5, np.log1p(-np.minimum(p, 0.5)), np.log(-np.expm1(log_p)))
-    log_rest = np.maximum(log_rest, -700.0)  # p = 1 exactly
-    terms = p * log_rest
-    np.put_along_axis(terms, _index(logits, labels), 0.0, axis=-1)
-    true = _of_class(log_p, labels)
-    found: NDArray[np.float64] = -np.expm1(true) * true + terms.sum(axis=-1)
+    found = np.empty(logits.shape[:-1])
+    flat, out = logits.reshape(-1, *logits.shape[-2:]), found.reshape(-1, logits.shape[-2])
+    for number, values in enumerate(flat):
+        out[number] = _negative_modified_entropy(values, labels)
+    return found
+
+
+def _negative_modified_entropy(logits: Logits, labels: Labels) -> NDArray[np.float64]:
+    """Of one model. log(1 - p) of the top class is taken from its log-odds: p may round to 1."""
+    p = np.exp(log_softmax(logits, axis=-1))
+    top = logits.argmax(axis=-1)
+    rows = np.arange(len(labels))
+    p[rows, top], of_top = 0.0, p[rows, top]
+    terms = p * np.log1p(-p)
+    terms[rows, top] = -of_top * np.logaddexp(0, logit_confidence(logits, top))
+    terms[rows, labels] = 0.0
+    phi = logit_confidence(logits, labels)
+    true = -np.exp(-np.logaddexp(0, phi)) * np.logaddexp(0, -phi)
+    found: NDArray[np.float64] = true + terms.sum(axis=-1)
     return found
 
 
@@ -121,7 +136,8 @@ def logsumexp(logits: Logits, *, without: Labels | None = None) -> NDArray[np.fl
 
 def is_right(logits: Logits, labels: Labels) -> NDArray[np.float64]:
     """1 where the largest logit is the true class's, else 0, (..., n)."""
-    return (logits.argmax(axis=-1) == labels).astype(np.float64)
+    right: NDArray[np.float64] = (logits.argmax(axis=-1) == labels).astype(np.float64)
+    return right
 
 
 SIGNALS: dict[str, Signal] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,15 @@ from torch import nn
 
 from attacks.shadows.assignment import pair_masks
 from attacks.shadows.store import Store, entry_key
-from attacks.shadows.target import Target, Task, ask, callable_target, module_target
+from attacks.shadows.target import (
+    Target,
+    Task,
+    answer,
+    ask,
+    callable_target,
+    module_target,
+    residuals,
+)
 from attacks.shadows.trainers import DefaultTrainer, Trainer
 from attacks.shadows.training import Build, Job, TrainingConfig, train_one
 from fl_audit.attack_spec import AttackInput
@@ -31,6 +40,7 @@ Progress = Callable[[str, int, int], None]
 DEFAULT_SHADOWS = 16
 _LEAST_AUXILIARY = 20  # records: halves of fewer train no model worth the name
 _LEAST_CALIBRATION = 20  # known members, and as many known non-members
+_DISTILLED_KEPT = 4  # sets of distilled models held in memory
 _SERIAL = itertools.count()
 
 
@@ -81,6 +91,8 @@ class Workshop:
         self.train_size, self.seed, self.store = train_size, seed, store or Store()
         self._progress = progress
         self._shadows: dict[tuple[str, int], Shadow] = {}
+        self._distilled: dict[tuple[object, ...], list[list[Target]]] = {}
+        self._targets: dict[tuple[bytes, bytes, int], list[Target]] = {}
         self._records_digest: str | None = None
         self._digests: dict[bytes, str] = {}
 
@@ -94,6 +106,22 @@ class Workshop:
         modes = [mode for mode, _ in self._shadows]
         return {mode: modes.count(mode) for mode in sorted(set(modes))}
 
+    def origin(self, mode: Mode) -> str:
+        """How shadow models of a mode came about: how trained, on how many records, of what."""
+        trained = self.trainer.description if self.trainer is not None else "nothing"
+        sizes = [int(s.trained_on.sum()) for (m, _), s in self._shadows.items() if m == mode]
+        records = (
+            "audited records, drawn by lot without regard to their membership, and auxiliary ones"
+            if mode == "online"
+            else "auxiliary records only"
+        )
+        size = f" of {min(sizes)} to {max(sizes)}" if sizes else ""
+        return (
+            f"Mode {mode}: models to compare with were trained by {trained}, on sets{size} "
+            f"records: {records}. Auxiliary records: {self.num_auxiliary}. The target was trained "
+            f"on {self.train_size}."
+        )
+
     def shadows(self, mode: Mode, num: int) -> list[Shadow]:
         """The first `num` shadow models of a mode; those that are missing are trained.
 
@@ -106,12 +134,46 @@ class Workshop:
             self._train(mode, missing)
         return [self._shadows[mode, n] for n in range(num)]
 
-    def distilled(
-        self, teacher: Target, *, num: int, snapshots: bool = False, temperature: float = 1.0
-    ) -> list[list[Target]]:
-        """Models that imitate a teacher's answers on auxiliary records.
+    def targets(
+        self, without: NDArray[np.int64], with_it: NDArray[np.int64], num: int
+    ) -> list[Target]:
+        """Models trained on one set of rows and on another in turn, `num` of each.
 
-        Each is trained on half of them by the default trainer; of every two, on the two halves.
+        Both of a pair have the same seed, so that they differ by the records alone.
+        """
+        key = (without.tobytes(), with_it.tobytes(), num)
+        if key in self._targets:
+            return self._targets[key]
+        self._check("online")
+        assert self.trainer is not None
+        jobs = [
+            Job(self.pool.take(rows), derived_seed(self.seed, "target", number))
+            for number in range(num)
+            for rows in (without, with_it)
+        ]
+        found: dict[int, Target] = {}
+
+        def on_model(place: int, model: Any) -> None:
+            found[place] = self._as_target(model)
+            self._tell("target models", len(found), len(jobs))
+
+        self.trainer.train(jobs, on_model)
+        self._targets[key] = [found[place] for place in range(len(jobs))]
+        return self._targets[key]
+
+    def distilled(
+        self,
+        teacher: Target,
+        rows: NDArray[np.int64],
+        *,
+        num: int,
+        snapshots: bool = False,
+        temperature: float = 1.0,
+    ) -> list[list[Target]]:
+        """Models that imitate a teacher's answers on rows of the pool, by the default trainer.
+
+        Each learns from half of a draw from the rows; of every two, from the two halves. Give rows
+        that the teacher was not trained on, or what it remembers is handed on with its answers.
 
         Args:
             snapshots: Keep the model after every epoch; otherwise only the last.
@@ -120,42 +182,72 @@ class Workshop:
         Returns:
             `num` lists of models, in the order of epochs.
         """
-        if self.build is None or self.task.kind == "regression":
+        if self.build is None:
             raise InputError(
                 "distilled models",
-                self.task.kind if self.build is not None else "no model factory",
-                "need a classifier whose architecture is known",
+                "no model factory",
+                "need a model whose architecture is known",
                 'Pass the torch module itself, or model_factory="my_module:build".',
             )
-        if self.num_auxiliary < _LEAST_AUXILIARY:
-            raise _too_few(self.num_auxiliary)
-        auxiliary = np.arange(self.num_audited, len(self.pool))
-        logits = self.ask(teacher, auxiliary) / temperature
-        soft = torch.softmax(torch.from_numpy(logits), 1).float().numpy()
-        models = []
-        for number in range(num):
-            mask = self._masks("offline", number)[self.num_audited :]
-            rows = np.flatnonzero(mask)
-            job = Job(
-                self.pool.take(auxiliary[rows]),
-                derived_seed(self.seed, "distilled", number),
-                soft[rows],
-            )
-            epochs: list[Target] = []
+        if len(rows) < _LEAST_AUXILIARY:
+            raise _too_few(len(rows))
+        key = (teacher.key, rows.tobytes(), num, snapshots, temperature)
+        if teacher.key is not None and key in self._distilled:  # candidates and null share them
+            return self._distilled[key]
+        soft = self._lesson(teacher, rows, temperature)
+        jobs = [self._imitation(rows, soft, number) for number in range(num)]
+        loss = "mse" if self.task.kind == "regression" else "cross_entropy"
+        config = self.config.model_copy(update={"loss": loss})
+        models: list[list[Target]] = [[] for _ in jobs]
 
-            def note(model: nn.Module, epochs: list[Target] = epochs) -> None:
-                epochs.append(module_target(model, device=self.device))
+        def keep(number: int, model: nn.Module) -> None:
+            models[number].append(module_target(model, device=self.device))
+            if not snapshots:
+                self._tell("distilled models", sum(map(bool, models)), num)
 
-            last = train_one(
-                self.build,
-                job,
-                self.config.model_copy(update={"loss": "cross_entropy"}),
-                device=self.device,
-                on_epoch=note if snapshots else None,
-            )
-            models.append(epochs if snapshots else [module_target(last, device=self.device)])
+        if not snapshots:
+            DefaultTrainer(self.build, config, device=self.device).train(jobs, keep)
+            return self._remember(key, models)
+        for number, job in enumerate(jobs):
+            note = partial(keep, number)
+            train_one(self.build, job, config, device=self.device, on_epoch=note)
             self._tell("distilled models", number + 1, num)
+        return self._remember(key, models)
+
+    def _remember(self, key: tuple[object, ...], models: list[list[Target]]) -> list[list[Target]]:
+        self._distilled[key] = models
+        while len(self._distilled) > _DISTILLED_KEPT:
+            self._distilled.pop(next(iter(self._distilled)))
         return models
+
+    def _lesson(
+        self, teacher: Target, rows: NDArray[np.int64], temperature: float
+    ) -> NDArray[np.float32]:
+        """A teacher's answers as a distilled model should give them: probabilities, or numbers."""
+        if self.task.kind == "classification":
+            logits = torch.from_numpy(self.ask(teacher, rows) / temperature)
+            return torch.softmax(logits, 1).float().numpy()
+        if temperature != 1:
+            raise InputError(
+                "temperature", temperature, "a regression model has none", "Use temperature = 1."
+            )
+        records = self.pool.take(rows)
+        answers = residuals(teacher, records) + np.asarray(records.targets, dtype=np.float64)
+        return answers[:, None].astype(np.float32)
+
+    def _imitation(self, rows: NDArray[np.int64], soft: NDArray[np.float32], number: int) -> Job:
+        """What a distilled model learns from; `soft` has one row of answers for each of `rows`."""
+        both = pair_masks(
+            0,
+            len(rows),
+            mode="distilled",
+            train_size=self.train_size,
+            seed=self.seed,
+            pair=number // 2,
+        )
+        chosen = np.flatnonzero(both[number % 2])
+        seed = derived_seed(self.seed, "distilled", number)
+        return Job(self.pool.take(rows[chosen]), seed, soft[chosen])
 
     def ask(
         self,
@@ -235,17 +327,15 @@ class Workshop:
         return mask
 
     def _add(self, mode: Mode, number: int, model: Any) -> None:
-        is_module = isinstance(model, nn.Module)
-        target = (
-            module_target(model, device=self.device)
-            if is_module
-            else model
-            if isinstance(model, Target)
-            else callable_target(model)
-        )
-        if target.key is None:  # its answers may be kept in memory under a name of its own
-            target = replace(target, key=f"unnamed {next(_SERIAL)}")
+        target = self._as_target(model)
         self._shadows[mode, number] = Shadow(target, self._masks(mode, number))
+
+    def _as_target(self, model: Any) -> Target:
+        if isinstance(model, nn.Module):
+            return module_target(model, device=self.device)
+        target = model if isinstance(model, Target) else callable_target(model)
+        # without weights its answers may be kept in memory, under a name of its own
+        return target if target.key else replace(target, key=f"unnamed {next(_SERIAL)}")
 
     def _stored(self, mode: Mode, number: int) -> nn.Module | None:
         key = self._key(mode, number)
@@ -293,6 +383,8 @@ class Lab:
         rows: Candidates: rows of the workshop's pool.
         population: Records of the same distribution that the adversary has: rows of the pool.
         left_out: Numbers of shadow models that must not be used, because one plays the target.
+        proxy: Another model that the adversary has, in a laboratory of its own, and which of that
+            laboratory's candidates it was trained on; None where there is none.
     """
 
     workshop: Workshop
@@ -300,6 +392,7 @@ class Lab:
     rows: NDArray[np.int64]
     population: NDArray[np.int64]
     left_out: frozenset[int] = field(default_factory=frozenset)
+    proxy: tuple[Lab, NDArray[np.bool_]] | None = None
 
     @property
     def task(self) -> Task:
@@ -342,7 +435,15 @@ class Lab:
             raise InputError(
                 "model", "regression", "this attack needs classes", "Use loss_threshold or rmia."
             )
-        found: NDArray[np.int64] = np.asarray(self.target.predict(inputs)).argmax(axis=1)
+        answers = answer(self.target, inputs)
+        if answers.shape[1] != self.task.num_classes or np.isnan(answers).any():
+            raise InputError(
+                "answers of the model",
+                answers.shape,
+                f"must be ({len(inputs)}, {self.task.num_classes}), without NaN",
+                "Check the model's weights and output.",
+            )
+        found: NDArray[np.int64] = answers.argmax(axis=1)
         return found
 
     def population_logits(self, target: Target | None = None) -> NDArray[np.float64]:
@@ -414,9 +515,9 @@ class Lab:
     def distilled(
         self, *, num: int, snapshots: bool = False, temperature: float = 1.0
     ) -> list[list[Target]]:
-        """Models distilled from the target on auxiliary records (see `Workshop.distilled`)."""
+        """Models distilled from the target on its population (see `Workshop.distilled`)."""
         return self.workshop.distilled(
-            self.target, num=num, snapshots=snapshots, temperature=temperature
+            self.target, self.population, num=num, snapshots=snapshots, temperature=temperature
         )
 
 

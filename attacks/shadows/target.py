@@ -115,7 +115,7 @@ def ask(target: Target, records: Records, task: Task) -> NDArray[np.float64]:
         InputError: If an answer has the wrong shape, or is not finite (names the record).
     """
     answers = [
-        _answer(target, records.inputs[rows]) for rows in records.blocks(num_bytes=_QUERY_BYTES)
+        answer(target, records.inputs[rows]) for rows in records.blocks(num_bytes=_QUERY_BYTES)
     ]
     found = np.concatenate(answers) if answers else np.empty((0, task.num_classes))
     if task.kind == "regression":
@@ -143,7 +143,7 @@ def residuals(target: Target, records: Records) -> NDArray[np.float64]:
     """Answer minus target of a regression model, shape (n,), in units of the target."""
     assert records.targets is not None
     parts = [
-        _answer(target, records.inputs[rows]) for rows in records.blocks(num_bytes=_QUERY_BYTES)
+        answer(target, records.inputs[rows]) for rows in records.blocks(num_bytes=_QUERY_BYTES)
     ]
     answers = np.concatenate(parts).reshape(len(records), -1)
     if answers.shape[1] != 1:
@@ -156,7 +156,12 @@ def residuals(target: Target, records: Records) -> NDArray[np.float64]:
     return answers[:, 0] - records.targets.astype(np.float64)
 
 
-def _answer(target: Target, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+def answer(target: Target, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Raw answers, shape (n, c), float64.
+
+    Raises:
+        InputError: If the model refuses the inputs, or answers another number of them.
+    """
     try:
         found = np.asarray(target.predict(inputs), dtype=np.float64)
     except (RuntimeError, TypeError, IndexError) as error:

@@ -3,19 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from attacks.shadows.lab import Lab, Workshop
 from attacks.shadows.store import Store
 from attacks.shadows.target import Target, Task, module_target
-from attacks.shadows.trainers import Trainer
-from attacks.shadows.training import factory_builder
-from fl_audit.game import MembershipGame
+from attacks.shadows.trainers import DefaultTrainer, Trainer
+from attacks.shadows.training import TrainingConfig, factory_builder
+from fl_audit.game import GameTruth, MembershipGame
+from fl_audit.local_training import LocalTraining
 from fl_audit.records import Records
 from fl_audit.threat_model import Knowledge, Observation
 from fl_audit.trace import TraceView
 from fl_audit.trace.query import load_weights
+
+_LEAST_NULL = 60
+_NULL_OF_CANDIDATES = 0.2
+
+
+def central_trainer(
+    build: Callable[[], Any], local: LocalTraining, rounds: int, *, device: str = "cpu"
+) -> DefaultTrainer:
+    """Trains at one place, on all records, as long as clients do in all rounds together."""
+    epochs = rounds * (1 if local.algorithm == "fedsgd" else local.local_epochs)
+    config = TrainingConfig(
+        optimizer="sgd",
+        learning_rate=local.learning_rate,
+        momentum=local.momentum,
+        weight_decay=local.weight_decay,
+        epochs=epochs,
+        batch_size=local.batch_size,
+    )
+    trainer = DefaultTrainer(factory_builder(build), config, device=device)
+    trainer.description = (
+        f"training at one place instead of in a federation ({trainer.description})"
+    )
+    return trainer
+
+
+def with_small_null(
+    game: MembershipGame, truth: GameTruth | None
+) -> tuple[MembershipGame, GameTruth | None]:
+    """The game with a null control small enough for attacks with shadow models.
+
+    Shadow models are trained on half of all audited records, so a null as large as the candidates
+    would make them twice as large as the target. Whole groups are kept.
+    """
+    size = game.rules.non_members_per_member + 1
+    wanted = max(_LEAST_NULL, int(_NULL_OF_CANDIDATES * len(game.candidates)))
+    kept = min(len(game.null), -(-wanted // size) * size)
+    small = replace(game, null=game.null.take(np.arange(kept)))
+    if truth is None:
+        return small, None
+    return small, replace(truth, null_is_member=truth.null_is_member[:kept])
 
 
 def view_labs(

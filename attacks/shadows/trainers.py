@@ -6,8 +6,6 @@ models in progress only.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from attacks.shadows.identity import function_identity
 from attacks.shadows.training import (
     Build,
     Job,
@@ -87,7 +86,7 @@ class DefaultTrainer:
 
     def train(self, jobs: Sequence[Job], on_model: OnModel) -> None:
         """Train a model for each job."""
-        if trains_together(self._sample) and len(jobs) > 1:
+        if trains_together(self._sample):  # even one: its bits must not depend on the group
             self._train_together(jobs, on_model)
             return
         run_each(self._one, jobs, on_model, workers=self._workers, ray_address=self._ray)
@@ -132,7 +131,7 @@ class FunctionTrainer:
         self._workers, self._ray = workers, ray_address
         name = getattr(function, "__qualname__", type(function).__qualname__)
         self.description = f"the user's function {name}"
-        self.key = _function_key(function, build)
+        self.key = function_identity(function, None if build is None else build(0))
 
     def train(self, jobs: Sequence[Job], on_model: OnModel) -> None:
         """Train a model for each job."""
@@ -256,19 +255,3 @@ def _on_ray(
     while waiting:
         done, waiting = ray.wait(waiting)
         yield from ray.get(done)
-
-
-def _function_key(function: Callable[..., Any], build: Build | None) -> str | None:
-    """What a function does, as far as it can be known: its code, closure and globals.
-
-    None where that cannot be read: its models are then not stored.
-    """
-    from joblib.externals import cloudpickle
-
-    try:
-        inspect.getsource(function)  # code that is not at hand may change unseen
-        content = cloudpickle.dumps((function, None if build is None else build(0)))
-        source = inspect.getsource(inspect.getmodule(function) or function)
-    except Exception:  # noqa: BLE001 — anything may be in a closure; then nothing is stored
-        return None
-    return hashlib.sha256(content + source.encode()).hexdigest()

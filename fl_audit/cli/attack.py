@@ -30,8 +30,9 @@ def attack(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Attack a recorded run, save the results beside it, and render the report again."""
-    from attacks.audit import audit_run, fresh_labels, parse_attacks
+    from attacks.audit import audit_run, fresh_labels
     from attacks.devices import choose_device
+    from attacks.requests import parse_attacks
     from fl_audit.cli.report import render
     from fl_audit.run_directory import RunDirectory
     from fl_audit.settings import parse_overrides
@@ -46,12 +47,17 @@ def attack(
         from fl_audit.factories import ModelSpec
 
         spec = ModelSpec(factory=model, settings={} if spec is None else spec.settings)
+    from simulations.shadows import run_trainer
+
     with progress_bar() as progress:
         results = audit_run(
             run,
             attacks=fresh_labels(directory, requests),
             model=spec if model is not None else None,
             device=choose_device(device),
+            trainer=run_trainer(directory, trusted=model is not None)
+            if any(hasattr(r.settings, "num_shadow_models") for r in requests)
+            else None,
             keep_unavailable=False,  # a slip of the keyboard must not stay in the report
             progress=progress,
         )

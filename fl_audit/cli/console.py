@@ -10,18 +10,26 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from fl_audit.errors import AuditError, InputError
 
 if TYPE_CHECKING:
-    from fl_audit.results import AnyAttackRecord, Estimate
+    from fl_audit.results import AnyAttackRecord, Estimate, MembershipRecord
 
 console = Console()
 error_console = Console(stderr=True)
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 Progress = Callable[[str, int, int], None]
+_FEW_ATTACKS = 6  # whose every figure is printed
+_RATES = ("tpr@fpr=0.001", "tpr@fpr=0.01", "tpr@fpr=0.1")
+_MOST_RATES = 2  # columns
+_HEADINGS = {
+    "balanced_accuracy": "balanced\naccuracy",
+    "auc_of_most_exposed": "auc of most\nexposed",
+}
 
 
 @contextmanager
@@ -71,24 +79,81 @@ def progress_bar() -> Iterator[Progress]:
 
 
 def print_results(records: Sequence[AnyAttackRecord]) -> None:
-    """Every figure with its interval beside its control, then what each attack's figures mean."""
+    """Figures with their intervals, then what each attack's figures mean.
+
+    Of a few attacks every figure stands beside its control; many get one line each, and their
+    verdicts are gathered.
+    """
     from fl_audit.report.verdict import verdict
 
-    table = Table(
-        title="What the attacks found (95 % intervals)",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    scored = [r for r in records if r.kind == "membership" and r.result is not None]
+    is_long = len(scored) > _FEW_ATTACKS
+    if is_long:
+        console.print(_short_table(scored))
+    table = _full_table([r for r in records if r not in scored] if is_long else records)
+    if table.row_count:
+        console.print(table)
+    if not is_long:
+        for record in records:
+            sentence = escape(verdict(record))
+            console.print(f"[bold]{escape(record.label)}[/] {sentence}", highlight=False)
+        return
+    alike: dict[str, list[str]] = {}
+    for record in records:
+        alike.setdefault(verdict(record), []).append(record.label)
+    for sentence, labels in alike.items():
+        console.print(f"[bold]{escape(sentence)}[/]", highlight=False)
+        console.print(Padding(escape(", ".join(labels)), (0, 0, 0, 2)), highlight=False)
+    console.print("All figures, and their controls, stand in the report.", highlight=False)
+
+
+def _full_table(records: Sequence[AnyAttackRecord]) -> Table:
+    table = _table()
     for heading in ("attack", "figure", "found", "control"):
         table.add_column(heading, no_wrap=True)
     for record in records:
         for cells in _rows(record):
             table.add_row(*(escape(cell) for cell in cells))
-    if table.row_count:
-        console.print(table)
-    for record in records:
-        console.print(f"[bold]{escape(record.label)}[/] {escape(verdict(record))}", highlight=False)
+    return table
+
+
+def _short_table(records: Sequence[MembershipRecord]) -> Table:
+    """A line an attack, by what it needs to have of the model."""
+    from fl_audit.report.access import LEVELS, access_of_record
+
+    names = _short_columns(records)
+    table = _table()
+    table.show_edge = False
+    table.add_column("attack", overflow="fold")
+    for name in names:
+        table.add_column(escape(_HEADINGS.get(name, name)), no_wrap=True)
+    for level in LEVELS:
+        own = [r for r in records if access_of_record(r) == level]
+        if own:
+            table.add_section()
+            table.add_row(f"[italic]{level}[/]")
+        for record in own:
+            found = {} if record.result is None else record.result.metrics
+            cells = [_text(found.get(name)).replace(" ", "\n", 1) for name in names]
+            table.add_row(escape(record.label), *map(escape, cells))
+    return table
+
+
+def _short_columns(records: Sequence[MembershipRecord]) -> list[str]:
+    """AUC, TPR at the lowest rates that are resolved, and balanced accuracy: 80 columns wide."""
+    found = {name for r in records if r.result is not None for name in r.result.metrics}
+    rates = [name for name in _RATES if name in found][:_MOST_RATES]
+    wanted = ["auc", "auc_of_most_exposed", *reversed(rates), "balanced_accuracy"]
+    return [name for name in wanted if name in found]
+
+
+def _table() -> Table:
+    return Table(
+        title="What the attacks found (95 % intervals)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
 
 
 def _rows(record: AnyAttackRecord) -> list[tuple[str, str, str, str]]:

@@ -13,6 +13,7 @@ from fl_audit.cli.attack import attack
 from fl_audit.cli.attacks import attacks
 from fl_audit.cli.console import errors
 from fl_audit.cli.demo import demo
+from fl_audit.cli.model import model
 from fl_audit.cli.report import report
 from fl_audit.cli.run import run
 from fl_audit.cli.trace import app as trace
@@ -25,7 +26,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-for command in (demo, run, attack, report, attacks):
+for command in (demo, run, attack, model, report, attacks):
     app.command()(command)
 app.add_typer(trace, name="trace")
 

@@ -26,4 +26,5 @@ def render(run: RunDirectory) -> Path:
     from fl_audit.report.build import build_report, read_results
 
     done = [record.attack for record in read_results(run)]
-    return build_report(run, not_tested=not_tested(done)).save(run.path)
+    untested = not_tested(done, on_model=run.model_file.is_file())
+    return build_report(run, not_tested=untested).save(run.path)

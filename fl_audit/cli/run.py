@@ -31,6 +31,12 @@ def run(
     ray_address: Annotated[
         str | None, typer.Option(help="host:port of an existing Ray cluster.")
     ] = None,
+    cpus_per_client: Annotated[
+        float | None, typer.Option(help="ray: CPUs set aside for a client at work; default 1.")
+    ] = None,
+    gpus_per_client: Annotated[
+        float | None, typer.Option(help="ray: GPUs likewise; default 0.")
+    ] = None,
 ) -> None:
     """Simulate a federation with an adversary, attack what it saw, and write a report."""
     options = {
@@ -38,6 +44,8 @@ def run(
         "resume": resume,
         "engine": engine,
         "ray_address": ray_address,
+        "cpus_per_client": cpus_per_client,
+        "gpus_per_client": gpus_per_client,
     }
     run_and_show(scenario, out=out, overrides=override or [], options=options)
 

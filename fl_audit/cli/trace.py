@@ -55,10 +55,14 @@ def info(run: Run) -> None:
 
 @app.command()
 def verify(run: Run) -> None:
-    """Check every file and array against its sha256; exit 1 if one differs."""
-    from fl_audit.run_directory import RunDirectory
+    """Check every file and array against its sha256, and the rounds against run.json.
 
-    findings = RunDirectory.open(run).open_trace().verify()
+    Exit 1 if something differs, is missing, or is not part of the trace.
+    """
+    from fl_audit.run_directory import RunDirectory
+    from fl_audit.verify import verify_run
+
+    findings = verify_run(RunDirectory.open(run))
     for finding in findings:
         console.print(finding, markup=False, highlight=False, soft_wrap=True)
     if findings:

@@ -19,6 +19,7 @@ from fl_audit.game import has_game, read_game
 from fl_audit.report.model import (
     AuditReport,
     GameSummary,
+    ModelSummary,
     NotTested,
     ReconstructionImage,
     RoundSummary,
@@ -55,7 +56,23 @@ def build_report(run: RunDirectory, *, not_tested: Sequence[Mapping[str, str]]) 
         attacks=attacks,
         images={label: found for label, found in images.items() if found},
         not_tested=[NotTested.model_validate(dict(entry)) for entry in not_tested],
+        model=_model(run),
     )
+
+
+def _model(run: RunDirectory) -> ModelSummary | None:
+    """What was audited, where it was a trained model."""
+    if not run.model_file.is_file():
+        return None
+    try:
+        return ModelSummary.model_validate(read_json(run.model_file))
+    except (OSError, ValueError, ValidationError) as error:
+        raise RunDirectoryError(
+            "model.json",
+            clean_text(error, 200),
+            "the file is damaged or of another version",
+            "Audit the model again with `fl-audit model`.",
+        ) from error
 
 
 def _missing(run: RunDirectory, manifest: RunManifest) -> list[Problem]:

@@ -22,6 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from fl_audit.results import Histogram
+
 # Okabe & Ito's palette, which colour-blind readers can tell apart; its yellow is lost on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
 _DASHES = ((), (7, 2.5), (7, 2, 1.5, 2), (3, 1.5))
@@ -49,6 +51,9 @@ _MARGINS = (62, 10, 44, 8)  # left, right, bottom, top: in units of the SVG
 _EDGE = 1.5  # how far the axes go on beyond the smallest rate that can be seen, as a factor
 _ROOM = 1.06  # kept clear beyond that, for a line along the edge, as a factor
 _FEW_DECADES = 1.5  # on a shorter axis, ticks at powers of ten alone would leave one or none
+_MOST_BINS = 200  # of a histogram; more than any that fl-audit computes
+_SMALL = (150, 56)  # width and height of a small histogram, in units of the SVG
+_HEADROOM = 1.08  # above the tallest bar, as a factor
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,8 @@ class LineStyle:
 
 CHANCE = LineStyle(_GREY, 1.0, (6, 4))
 NULL = LineStyle(_GREY, 1.1, (1.2, 2))
+MEMBERS = LineStyle(_COLOURS[1], 1.7)
+NON_MEMBERS = LineStyle(_COLOURS[0], 1.7, (5, 2))  # told apart by dashes, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +142,102 @@ def utility_figure(
         axes.set_xlabel("round")
         axes.set_ylabel(quantity)
         return _svg(figure, name=name, label=label)
+
+
+def histogram_figure(histogram: Histogram, *, quantity: str, name: str, label: str) -> Markup:
+    """Shares of members (filled) and of non-members (dashed outline) in the same bins.
+
+    Args:
+        quantity: What is on the horizontal axis, with its unit.
+        name: Prefix of every id in the figure; unique on the page, `[a-z-]+`.
+        label: What the figure shows, for readers who do not see it.
+    """
+    edges, members, others = bars(histogram)
+    with _style(name):
+        figure, axes = _axes(400, 240)
+        if len(members):
+            colour, width = MEMBERS.colour, MEMBERS.width
+            axes.stairs(members, edges, fill=True, color=colour, alpha=0.25, linewidth=0)
+            axes.stairs(members, edges, color=colour, linewidth=width)
+            if others.any():
+                axes.stairs(others, edges, **_drawn(NON_MEMBERS))
+            pad = 0.01 * (edges[-1] - edges[0])  # the outermost lines are not cut in half
+            axes.set_xlim(edges[0] - pad, edges[-1] + pad)
+        axes.set_ylim(0, _tallest([histogram]))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+        axes.set_xlabel(quantity)
+        axes.set_ylabel("share of records")
+        return _svg(figure, name=name, label=label)
+
+
+def small_histograms(histograms: Sequence[Histogram], *, label: str) -> list[Markup]:
+    """The same without axes, to be compared with each other: all on one vertical scale.
+
+    Drawn without matplotlib, which takes a second for a dozen of them.
+    """
+    width, height = _SMALL
+    top = _tallest(histograms)
+    head = Markup('<svg class="spark" role="img" aria-label="{}" viewBox="0 0 {} {}">')
+    found = []
+    for histogram in histograms:
+        edges, members, others = bars(histogram)
+        across = (
+            (edges - edges[0]) / (edges[-1] - edges[0]) * (width - 2) + 1 if len(edges) else edges
+        )
+        filled, dashed = (
+            _stairs(across, (height - 2) * (1 - shares / top) + 1, height - 1)
+            for shares in (members, others)
+        )
+        found.append(
+            head.format(label, width, height)
+            + Markup(
+                f'<path d="{filled}" fill="{MEMBERS.colour}" fill-opacity="0.25" '
+                f'stroke="{MEMBERS.colour}" stroke-width="1.2"/>'
+                f'<path d="{dashed}" fill="none" stroke="{NON_MEMBERS.colour}" '
+                f'stroke-width="1.2" stroke-dasharray="3 1.5"/>'
+                f'<path d="M0 {height - 1}H{width}" stroke="{_GREY}"/></svg>'
+            )
+        )
+    return found
+
+
+def bars(
+    histogram: Histogram,
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Edges, and shares of members and non-members; all empty if it cannot be drawn."""
+    num = min(len(histogram.edges) - 1, len(histogram.members), len(histogram.non_members))
+    num = min(num, _MOST_BINS)
+    edges = np.asarray(histogram.edges[: num + 1], dtype=np.float64)
+    span = float(edges[-1]) - float(edges[0]) if num > 0 else 0.0
+    if not 0 < span < math.inf or (np.diff(edges) <= 0).any():
+        nothing = np.zeros(0)
+        return nothing, nothing, nothing
+    sides = (histogram.members, histogram.non_members)
+    members, others = (np.clip(np.asarray(side[:num], np.float64), 0, 1) for side in sides)
+    return edges, members, others
+
+
+def _tallest(histograms: Sequence[Histogram]) -> float:
+    """Where the vertical axis of all these ends."""
+    shares = [share for h in histograms for side in bars(h)[1:] for share in side]
+    return _HEADROOM * float(max(shares, default=0.0)) or 1.0
+
+
+def _stairs(edges: NDArray[np.float64], tops: NDArray[np.float64], ground: float) -> str:
+    """The outline of bars as the data of an SVG path; neighbours of one height become one."""
+    if not len(tops):
+        return f"M0 {ground:g}"
+    steps = [f"M{edges[0]:.4g} {ground:g}"]
+    before = None
+    for right, top in zip(edges[1:], tops, strict=True):
+        if before == f"{top:.4g}":
+            steps.pop()
+        else:
+            before = f"{top:.4g}"
+            steps.append(f"V{before}")
+        steps.append(f"H{right:.4g}")
+    return "".join([*steps, f"V{ground:g}"])
 
 
 def _axes(width: int, height: int) -> tuple[Figure, Axes]:

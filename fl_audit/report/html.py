@@ -9,73 +9,52 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fl_audit.errors import AuditError, clean_text
+from fl_audit.report.access import LEVELS, access_of_record
+from fl_audit.report.agreement import agreement_matrix
+from fl_audit.report.curves import roc_panels
 from fl_audit.report.figures import (
     CHANCE,
+    MEMBERS,
+    NON_MEMBERS,
     NULL,
-    LineStyle,
-    RocLine,
-    line_style,
-    roc_figure,
+    bars,
+    histogram_figure,
     utility_figure,
 )
-from fl_audit.report.model import AuditReport
-from fl_audit.report.verdict import verdict
+from fl_audit.report.model import AuditReport, ModelSummary
+from fl_audit.report.risk import risk_overview
+from fl_audit.report.rows import attack_row, overview
 from fl_audit.results import (
     AnyAttackRecord,
-    Estimate,
-    MembershipMetrics,
-    MembershipRecord,
-    UnavailableRecord,
+    Histogram,
 )
 from fl_audit.run_directory import RunManifest
 from fl_audit.threat_model import PRESETS, parse_knowledge, parse_observations
 
 _SHORT_LIST = 4  # shown as it is; a longer one of equal values is shown as "40 × 1"
-_MAX_CURVES = 14  # in one figure; more cannot be told apart
 _MAX_ROWS = 500  # of any table or list; what is left out is counted
 _PNG = re.compile(r"iVBORw0KGgo[A-Za-z0-9+/]*={0,2}")  # base64 of the signature of a PNG
 _LINK = re.compile(r"https://[^\s<>\"'`\\]{1,300}")
 _METRICS = {
     "auc": "AUC",
+    "auc_of_most_exposed": "AUC of the most exposed record",
+    "balanced_accuracy": "balanced accuracy",
     "psnr_db": "PSNR, dB",
     "label_overlap": "label overlap",
     "exact": "exact records",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class MetricLine:
-    """One metric of an attack, beside its control; or why there is none."""
-
-    name: str
-    found: Estimate | None
-    control: Estimate | None
-    refused: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AttackRow:
-    """One attack in the table of results.
-
-    Attributes:
-        tone: "leak", "none" (nothing detected), "doubt" (not to be trusted) or "silent" (says
-            nothing); the page shows it besides the verdict's words, never instead.
-    """
-
-    record: AnyAttackRecord
-    verdict: str
-    tone: str
-    lines: list[MetricLine]
+_FRACTIONS = {*_METRICS, "accuracy", "probability"}
+_MODEL_ENGINE = "none: a trained model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,32 +67,30 @@ class Progress:
     is_finished: bool
 
 
-@dataclass(frozen=True, slots=True)
-class LegendLine:
-    """A curve of the ROC figure; the null control's points stand beside the attack's."""
-
-    label: str
-    style: LineStyle
-    result: MembershipMetrics
-    null: MembershipMetrics | None
-
-
 def render_html(report: AuditReport) -> str:
     """The report as one HTML page. The same report gives the same bytes."""
-    legend = _legend(report.attacks)
+    records = sorted(report.attacks, key=lambda r: LEVELS.index(access_of_record(r)))
+    rows = [attack_row(record) for record in records]
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
             report=report,
             run=report.run,
-            rows=[_row(record) for record in report.attacks],
+            is_model=report.model is not None or report.run.engine == _MODEL_ENGINE,
+            rows=rows,
+            groups=[(level, list(own)) for level, own in groupby(rows, key=lambda r: r.access)],
+            overview=overview(rows),
             progress=_progress(report),
-            legend=legend,
-            roc=_roc(legend),
+            panels=roc_panels(records),
+            risk=risk_overview(rows),
+            agreement=None if report.model is None else agreement_matrix(report.model.agreement),
+            norms=_norms(report.model),
             utility=_utility(report.run),
             chance_style=CHANCE,
             null_style=NULL,
+            member_style=MEMBERS,
+            other_style=NON_MEMBERS,
         )
     )
 
@@ -138,6 +115,7 @@ def _environment() -> Environment:
         "num_left_out": lambda items: max(0, len(items) - _MAX_ROWS),
         "cut": clean_text,
         "png_uri": _png_uri,
+        "bins": _bins,
     }
     environment.tests["link"] = lambda text: bool(_LINK.fullmatch(text))
     environment.globals |= {"who_could": _who_could, "zip": zip}
@@ -149,40 +127,6 @@ def _finalize(value: object) -> object:
     if value is None:
         return "–"
     return clean_text(value) if type(value) is str else value  # Markup is a subclass
-
-
-def _row(record: AnyAttackRecord) -> AttackRow:
-    sentence = verdict(record)
-    return AttackRow(record, sentence, _tone(record, sentence), list(_lines(record)))
-
-
-def _tone(record: AnyAttackRecord, sentence: str) -> str:
-    if isinstance(record, MembershipRecord) and record.result and record.null_holds is False:
-        return "doubt"
-    starts = {
-        "leaks": "leak",
-        "training data reconstructed": "leak",
-        "no ": "none",
-        "below chance": "doubt",
-    }
-    return next((tone for start, tone in starts.items() if sentence.startswith(start)), "silent")
-
-
-def _lines(record: AnyAttackRecord) -> Iterator[MetricLine]:
-    """Metrics in the order they were recorded, then the refused ones with their reasons."""
-    if isinstance(record, UnavailableRecord):
-        return
-    refused: Mapping[str, str]
-    if isinstance(record, MembershipRecord):
-        found = {} if record.result is None else record.result.metrics
-        control = {} if record.null is None else record.null.metrics
-        refused = {} if record.result is None else record.result.refused
-    else:
-        found, control, refused = record.metrics, record.baseline, record.refused
-    for name, estimate in found.items():
-        yield MetricLine(name, estimate, control.get(name))
-    for name, reason in refused.items():
-        yield MetricLine(name, None, None, reason)
 
 
 def _progress(report: AuditReport) -> Progress:
@@ -197,30 +141,15 @@ def _progress(report: AuditReport) -> Progress:
     )
 
 
-def _legend(attacks: Iterable[AnyAttackRecord]) -> list[LegendLine]:
-    scored = [a for a in attacks if isinstance(a, MembershipRecord) and a.result is not None]
-    return [
-        LegendLine(record.label, line_style(place), record.result, record.null)
-        for place, record in enumerate(scored[:_MAX_CURVES])
-        if record.result is not None
-    ]
-
-
-def _roc(legend: Sequence[LegendLine]) -> Markup | None:
-    if not legend:
+def _norms(model: ModelSummary | None) -> Markup | None:
+    if model is None or model.gradient_norms is None:
         return None
-    nulls = [_roc_line(line.null, NULL) for line in legend if line.null is not None]
-    lines = [_roc_line(line.result, line.style) for line in legend]
-    label = (
-        f"ROC curves on logarithmic axes: {len(lines)} membership attacks, {len(nulls)} null "
-        "controls, and the diagonal of chance. The points are in the tables below."
+    return histogram_figure(
+        model.gradient_norms,
+        quantity="log10 of the gradient norm",
+        name="norms",
+        label="Histogram: norms of gradients, members and non-members. The numbers stand below.",
     )
-    return roc_figure([*nulls, *reversed(lines)], name="roc", label=label)
-
-
-def _roc_line(metrics: MembershipMetrics, style: LineStyle) -> RocLine:
-    roc = metrics.roc
-    return RocLine(roc.fpr, roc.tpr, metrics.num_members, metrics.num_non_members, style)
 
 
 def _utility(run: RunManifest) -> list[Markup]:
@@ -240,8 +169,8 @@ def _utility(run: RunManifest) -> list[Markup]:
     ]
 
 
-def _who_could(record: AnyAttackRecord) -> list[str]:
-    """The built-in threat models that grant what the attack used."""
+def _who_could(record: AnyAttackRecord, is_model: bool) -> list[str]:
+    """The built-in threat models that grant what the attack used; of a model, those outside."""
     try:
         requires, knows = parse_observations(record.requires), parse_knowledge(record.knows)
     except AuditError:  # flags of another version
@@ -249,7 +178,9 @@ def _who_could(record: AnyAttackRecord) -> list[str]:
     return [
         name
         for name, preset in PRESETS.items()
-        if not preset.missing(requires) and not knows & ~preset.knows
+        if not preset.missing(requires)
+        and not knows & ~preset.knows
+        and (preset.who == "observer" or not is_model)
     ]
 
 
@@ -259,14 +190,28 @@ def _metric(name: str) -> str:
 
 
 def _number(value: float, name: str) -> Markup:
-    """A metric's value: dB to one place, fractions to three, anything else to four digits."""
+    """A metric's value: dB to one place, fractions to three, anything else to four digits.
+
+    A "gain" is a difference of fractions, and has a sign.
+    """
     if name == "psnr_db":
         text = f"{value:.1f}"
-    elif name in _METRICS or name.startswith("tpr@fpr="):
+    elif name == "gain":
+        text = f"{value:+.3f}"
+    elif name in _FRACTIONS or name.startswith("tpr@fpr="):
         text = f"{value:.3f}"
     else:
         text = f"{value:.4g}"
     return Markup(text.replace("-", "−"))
+
+
+def _bins(histogram: Histogram) -> list[tuple[float, float, float, float]]:
+    """Where each bar begins and ends, and the shares of members and of non-members in it."""
+    edges, members, others = bars(histogram)
+    return [
+        (float(left), float(right), float(member), float(other))
+        for left, right, member, other in zip(edges[:-1], edges[1:], members, others, strict=True)
+    ]
 
 
 def _png_uri(png: str | None) -> Markup | None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
 from fl_audit.errors import InputError, RunDirectoryError, clean_text
-from fl_audit.files import private_directory, read_json, write_text
+from fl_audit.files import private_directory, read_json, write_bytes, write_text
 from fl_audit.game import GameRules
-from fl_audit.results import AnyAttackRecord, Record
+from fl_audit.results import AnyAttackRecord, Estimate, Histogram, Record, Text
 from fl_audit.run_directory import RunManifest
 
 SCHEMA_VERSION = 1
@@ -62,8 +63,69 @@ class NotTested(Record):
     needs: str
 
 
+class UtilitySlice(Record):
+    """How well the audited model works on what it was trained on, and on what it was not."""
+
+    label: int | None = Field(description="Class; None for all records")
+    train_accuracy: Estimate | None = Field(description="None for regression")
+    test_accuracy: Estimate | None
+    accuracy_gap: Estimate | None = Field(description="train minus test")
+    train_loss: Estimate | None = Field(description="Mean, nats; None with fewer than two records")
+    test_loss: Estimate | None
+
+
+class Agreement(Record):
+    """Which members two attacks call members at the decision's false-positive rate."""
+
+    first: Text
+    second: Text
+    both: int = Field(ge=0)
+    only_first: int = Field(ge=0)
+    only_second: int = Field(ge=0)
+    neither: int = Field(ge=0)
+
+
+class AccessGain(Record):
+    """What more access gains: AUC of one attack minus that of another on the same records.
+
+    At each level stands the attack that did best where a shadow model played the target, so that
+    the truth about the target does not choose.
+    """
+
+    less: Text = Field(description='"labels", "confidences" or "white box"')
+    more: Text
+    less_attack: Text
+    more_attack: Text
+    gain: Estimate
+
+
+class ModelSummary(Record):
+    """What was audited, and how members and models to compare with came about."""
+
+    target: Text
+    task: Literal["classification", "regression"]
+    game: Text = Field(description="Whose privacy loss is measured")
+    notes: list[Text] = Field(default_factory=list)
+    num_members: int = Field(ge=0)
+    num_non_members: int = Field(ge=0)
+    num_null: int = Field(ge=0)
+    num_auxiliary: int = Field(ge=0)
+    auxiliary_from: Text
+    trainer: Text | None = Field(description="How shadow models were trained; None: none were")
+    shadow_models: dict[Text, int] = Field(description="Mode: how many were trained")
+    utility: list[UtilitySlice] = Field(default_factory=list)
+    gradient_norms: Histogram | None = Field(
+        default=None, description="log10 of the norm of each record's loss gradient"
+    )
+    agreement: list[Agreement] = Field(default_factory=list)
+    agreement_fpr: float | None = None
+    gains: list[AccessGain] = Field(default_factory=list)
+
+
 class AuditReport(Record):
     """Everything an audit did and found."""
+
+    _files: dict[str, bytes] = PrivateAttr(default_factory=dict)
 
     schema_version: Literal[1] = 1
     run: RunManifest
@@ -74,12 +136,23 @@ class AuditReport(Record):
         default_factory=dict, description="Attack label: pictures, where inputs are pictures"
     )
     not_tested: list[NotTested]
+    model: ModelSummary | None = Field(default=None, description="For audits of a trained model")
+
+    def attach(self, files: Mapping[str, bytes]) -> None:
+        """Keep tables of scores, to be written to results/ when the report is saved."""
+        self._files.update(files)
 
     def save(self, folder: str | Path) -> Path:
-        """Write report.json and report.html into `folder`; return the path of the latter."""
+        """Write report.json, report.html and tables of scores (results/) into `folder`.
+
+        Returns:
+            The path of report.html.
+        """
         from fl_audit.report.html import render_html  # matplotlib is slow to import
 
         target = private_directory(Path(folder))
+        for name, content in self._files.items():
+            write_bytes(private_directory(target / "results") / name, content)
         write_text(target / "report.json", self.model_dump_json(indent=1))
         page = target / "report.html"
         write_text(page, render_html(self))

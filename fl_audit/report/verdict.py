@@ -39,6 +39,9 @@ def _finding(result: MembershipMetrics) -> str:
         rate = _false_positive_rate(name)
         if rate is not None and estimate.low > rate:  # though the average looks like chance
             return f"leaks membership of some records (at {100 * rate:g} % false positives)"
+    worst = result.metrics.get("auc_of_most_exposed")  # its limits allow for having been picked
+    if worst is not None and worst.low > CHANCE:
+        return "leaks membership of the most exposed record"
     if auc is not None and auc.high < CHANCE:
         return "below chance: check the sign or the setup"
     return NOTHING_FOUND

@@ -5,6 +5,7 @@ Higher score = more likely a member. All rates are fractions.
 
 from fl_audit.stats.auc_interval import auc_ci
 from fl_audit.stats.curves import RocCurve, auc, roc
+from fl_audit.stats.differences import auc_gain_ci, difference
 from fl_audit.stats.means import mean_ci, share_ci
 from fl_audit.stats.proportions import (
     balanced_accuracy_ci,
@@ -24,8 +25,10 @@ __all__ = [
     "UnresolvableFprError",
     "auc",
     "auc_ci",
+    "auc_gain_ci",
     "balanced_accuracy_ci",
     "clopper_pearson_interval",
+    "difference",
     "mean_ci",
     "min_non_members",
     "proportion",

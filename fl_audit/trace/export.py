@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.lib.format import write_array
 
 from fl_audit.errors import InputError, TraceError
 from fl_audit.files import Arrays, private_directory, write_arrays, write_bytes
-from fl_audit.trace.reader import Trace
+from fl_audit.run_directory import refuse_flower_app, refuse_run_directory
+from fl_audit.trace.reader import Party, Trace
 from fl_audit.trace.view import usable_clients
 
 
@@ -38,14 +39,14 @@ def export_trace(
         How many files were written.
 
     Raises:
-        TraceError: If the trace does not verify; nothing is written then.
-        InputError: If `out` is taken, a round was not recorded, or nothing is chosen.
+        TraceError: If the trace does not verify, or a round was not recorded.
+        InputError: If `out` is taken or a place for no personal data, or if there is nothing of a
+            client in the rounds chosen. Nothing is written then.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError("out", str(out), "it exists and is not empty", "Choose another folder.")
-    chosen = list(trace.rounds if rounds is None else rounds)
-    for number in chosen:
-        trace.round(number)  # raises for a round that is not there
+    _refuse_place(out)
+    chosen = trace.rounds if rounds is None else sorted(set(rounds))
+    parties = {number: _parties(trace, number, updates=updates) for number in chosen}
+    wanted = _wanted(parties, clients)
     findings = trace.verify()
     if findings:
         raise TraceError(
@@ -55,47 +56,72 @@ def export_trace(
             "Only a whole trace is exported. `fl-audit trace verify` lists all findings.",
         )
     private_directory(out)
-    written = sum(_export_round(trace, n, out, clients, updates=updates, npz=npz) for n in chosen)
-    if written == 0:
+    for number, party in wanted:
+        is_update = updates and isinstance(party, int)
+        arrays = _update(trace, number, party) if is_update else trace.arrays(number, party)
+        kind = party if isinstance(party, str) else f"{'update' if updates else 'client'}_{party}"
+        _write(out / f"round_{number:04d}_{kind}", arrays or {}, npz=npz)
+    return len(wanted)
+
+
+def _refuse_place(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("out", str(out), "it exists and is not empty", "Choose another folder.")
+    refuse_flower_app(out.resolve())
+    refuse_run_directory(out.resolve())
+
+
+def _parties(trace: Trace, number: int, *, updates: bool) -> list[Party]:
+    """Whose arrays there are in a round; with `updates`, only clients that have an update."""
+    models: list[Party] = ["broadcast", "aggregate"]
+    replies: list[Party] = [
+        client
+        for client, why in usable_clients(trace.round(number)).items()  # raises for no such round
+        if why is None or not updates
+    ]
+    if updates and trace.arrays(number, "broadcast") is None:
+        replies = []  # nothing to subtract
+    return [p for p in [*models, *replies] if trace.arrays(number, p) is not None]
+
+
+def _wanted(
+    parties: dict[int, list[Party]], clients: Sequence[int] | None
+) -> list[tuple[int, Party]]:
+    """Models, and clients if they were asked for; each of these must have something to export."""
+    found = {p for there in parties.values() for p in there}
+    for client in clients or ():
+        if client not in found:
+            raise InputError(
+                "client",
+                client,
+                "nothing of this client can be exported from these rounds",
+                f"Clients that can: {sorted(p for p in found if isinstance(p, int))}. "
+                "`fl-audit trace info` shows what was kept.",
+            )
+    if not found:
         raise InputError(
-            "rounds, clients",
-            (rounds, clients),
+            "rounds",
+            list(parties),
             "no arrays were recorded of these",
             "Choose others: `fl-audit trace info` shows what was kept.",
         )
-    return written
+    return [
+        (number, party)
+        for number, there in parties.items()
+        for party in there
+        if isinstance(party, str) or clients is None or party in clients
+    ]
 
 
-def _export_round(
-    trace: Trace,
-    number: int,
-    out: Path,
-    clients: Collection[int] | None,
-    *,
-    updates: bool,
-    npz: bool,
-) -> int:
-    parties: dict[str, Arrays] = {}
-    broadcast, aggregate = trace.arrays(number, "broadcast"), trace.arrays(number, "aggregate")
-    if broadcast is not None:
-        parties["broadcast"] = broadcast
-    if aggregate is not None:
-        parties["aggregate"] = aggregate
-    for client, why in usable_clients(trace.round(number)).items():
-        reply = trace.arrays(number, client)
-        if reply is None or (clients is not None and client not in clients):
-            continue
-        if not updates:
-            parties[f"client_{client}"] = reply
-        elif why is None and broadcast is not None:
-            parties[f"update_{client}"] = {
-                name: reply[name].astype(np.float64) - broadcast[name].astype(np.float64)
-                for name in broadcast
-                if np.issubdtype(broadcast[name].dtype, np.floating)
-            }
-    for party, arrays in parties.items():
-        _write(out / f"round_{number:04d}_{party}", arrays, npz=npz)
-    return len(parties)
+def _update(trace: Trace, number: int, client: Party) -> Arrays:
+    """Client minus global parameters."""
+    before: Arrays = trace.arrays(number, "broadcast") or {}
+    after: Arrays = trace.arrays(number, client) or {}
+    return {
+        name: after[name].astype(np.float64) - before[name].astype(np.float64)
+        for name in before
+        if np.issubdtype(before[name].dtype, np.floating)
+    }
 
 
 def _write(stem: Path, arrays: Arrays, *, npz: bool) -> None:

@@ -1,5 +1,6 @@
 """The index of a trace: one small JSON file a round, beside the arrays it vouches for.
 
+    trace/digests.json                     a sha256 of each round.json
     trace/round_0001/round.json            this file's models
     trace/round_0001/broadcast.safetensors the global model that clients received
     trace/round_0001/client_3.safetensors  what client 3 replied, as it arrived
@@ -59,7 +60,7 @@ class ReplyEntry(Record):
         description="Every array holds finite numbers only; None if the arrays were not kept"
     )
     was_left_out: bool = Field(
-        default=False, description="Arrays came, and the recording policy did not keep them"
+        default=False, description="Arrays came, and were not kept: recording policy, cap or a full disk"
     )
     error_code: int | None = None
     error_reason: Text | None = None

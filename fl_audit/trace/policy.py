@@ -24,7 +24,11 @@ class RecordingPolicy(Record):
     clients: list[int] | None = Field(default=None, description="targets: which clients")
     rounds: list[int] | None = Field(default=None, description="targets: which rounds")
     max_megabytes: float | None = Field(
-        default=None, gt=0, description="Stop storing arrays when the trace would grow beyond"
+        default=None,
+        gt=0,
+        description="Most megabytes of arrays to store, models included. When it is reached, "
+        "nothing of clients is stored any more, and of models only the last, if it fits. Counts "
+        "and digests, a few kB a round, are always written.",
     )
 
     @model_validator(mode="after")

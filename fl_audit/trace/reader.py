@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,9 @@ from safetensors import SafetensorError, safe_open
 from fl_audit.errors import TraceError, clean_text, shorten
 from fl_audit.files import find_special_file, read_json, sha256_array, sha256_file
 from fl_audit.trace.index import SCHEMA_VERSION, ArraysEntry, RoundIndex, digest
-from fl_audit.trace.writer import is_finite, round_directory
+from fl_audit.trace.integrity import check_indices, find_strays
+from fl_audit.trace.layout import INDEX, arrays_file, index_file, round_directory
+from fl_audit.trace.reply import is_finite
 
 Party = Literal["broadcast", "aggregate"] | int
 _ROUND = re.compile(r"round_([0-9]{4,9})")
@@ -69,7 +71,7 @@ class Trace:
         indices = [
             _read_index(round_directory(directory, number), number)
             for number in _round_numbers(directory)
-            if (round_directory(directory, number) / "round.json").exists()  # else: killed before
+            if index_file(directory, number).exists()  # else: killed before
         ]
         return cls(directory, indices)
 
@@ -110,19 +112,26 @@ class Trace:
         """sha256 over what was seen; equal for two runs with one seed. Reads the index only."""
         return digest(list(self._indices.values()))
 
-    def verify(self) -> list[str]:
-        """Check every file and every tensor; one line a finding, none if all is well."""
+    def verify(self, *, unfinished: Collection[int] = ()) -> list[str]:
+        """Check every file and every tensor; one line a finding, none if all is well.
+
+        Args:
+            unfinished: Rounds whose recording failed: their index may be missing, or may not know
+                all their files.
+        """
         findings = [
             f"{round_directory(self.directory, number).name}: there is no round.json"
             for number in _round_numbers(self.directory)
-            if number not in self._indices
+            if number not in self._indices and number not in unfinished
         ]
-        for index in self._indices.values():
+        indices = list(self._indices.values())
+        findings += check_indices(self.directory, indices)
+        for index in indices:
             clients = [r.client for r in index.replies if r.arrays is not None]
             parties: list[Party] = ["broadcast", "aggregate", *clients]
             for party in parties:
                 findings += self._verify_party(index.round, party)
-        return findings
+        return findings + find_strays(self.directory, indices, unfinished)
 
     def missing(self) -> list[str]:
         """Files that the index speaks of and that are not there, or are empty."""
@@ -168,8 +177,7 @@ class Trace:
     def _path(self, server_round: int, party: Party, entry: ArraysEntry) -> Path:
         if entry.same_as_aggregate is not None:
             server_round, party = entry.same_as_aggregate, "aggregate"
-        name = f"client_{party}" if isinstance(party, int) else party
-        return round_directory(self.directory, server_round) / f"{name}.safetensors"
+        return arrays_file(self.directory, server_round, party)
 
 
 def _round_numbers(directory: Path) -> list[int]:
@@ -191,7 +199,7 @@ def _round_numbers(directory: Path) -> list[int]:
 
 
 def _read_index(directory: Path, number: int) -> RoundIndex:
-    path = directory / "round.json"
+    path = directory / INDEX
     try:
         content = read_json(path)
     except (OSError, ValueError) as error:

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from fl_audit.errors import TraceError
-from fl_audit.trace.index import ArraysEntry, ReplyEntry, RoundIndex, TensorEntry
+from fl_audit.trace.index import ArraysEntry, RoundIndex, TensorEntry
+from fl_audit.trace.reply import Reply, describe, is_storable, num_examples
 
-Part = Literal["broadcast", "replies", "aggregate"]
+Part = Literal["broadcast", "aggregate"]
 
 
 class ReplayError(TraceError):
     """A replayed round differs from what was recorded. Stops the run: what is there is kept."""
 
 
-def check_replay(
-    recorded: RoundIndex | None, part: Part, found: ArraysEntry | list[ReplyEntry]
-) -> None:
-    """Compare one part of a replayed round with what was recorded of it, as far as it got.
+def check_replay(recorded: RoundIndex | None, part: Part, found: ArraysEntry) -> None:
+    """Compare a model of a replayed round with what was recorded of it, as far as it got.
 
     Raises:
         ReplayError: Naming the round, the part and the first difference.
     """
     if recorded is None:
-        return
-    if isinstance(found, list):
-        if recorded.state != "sent":
-            _check_replies(recorded, found)
         return
     entry = recorded.broadcast if part == "broadcast" else recorded.aggregate
     if entry is None and (part == "broadcast" or recorded.state != "aggregated"):
@@ -36,17 +32,25 @@ def check_replay(
         raise _differs(recorded.round, part, difference)
 
 
-def _check_replies(recorded: RoundIndex, found: list[ReplyEntry]) -> None:
+def check_replies(recorded: RoundIndex | None, replies: Sequence[Reply]) -> None:
+    """Before replies that were recorded are written again, compare them with what is there.
+
+    Raises:
+        ReplayError: Naming the round, the client and the first difference.
+    """
+    if recorded is None or recorded.state == "sent":
+        return
     before = {reply.client: reply for reply in recorded.replies}
-    if before.keys() != {reply.client for reply in found}:
-        clients = sorted(before.keys() ^ {reply.client for reply in found})
+    if before.keys() != {reply.client for reply in replies}:
+        clients = sorted(before.keys() ^ {reply.client for reply in replies})
         raise _differs(recorded.round, "replies", f"clients {clients} are in one of them only")
-    for reply in found:
+    for reply in replies:
         old = before[reply.client]
-        if old.num_examples != reply.num_examples:
+        if old.num_examples != num_examples(reply):
             raise _differs(recorded.round, "replies", f"num-examples of client {reply.client}")
         if old.arrays is not None:
-            now = None if reply.arrays is None else reply.arrays.tensors
+            came = reply.arrays is not None and is_storable(reply.arrays)
+            now = describe(reply.arrays or {}) if came else None
             difference = _difference(old.arrays.tensors, now)
             if difference is not None:
                 raise _differs(recorded.round, f"reply of client {reply.client}", difference)

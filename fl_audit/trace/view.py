@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ class TraceView:
         model: Builds the architecture. An adversary that sees weights knows what they belong to.
         local_training: How the clients train, if it was recorded.
         up_to: Last round to show; all rounds by default.
+        last_round: The round that made the final model, if the run is done: no older model is
+            given in its place.
     """
 
     def __init__(
@@ -41,8 +44,10 @@ class TraceView:
         model: ModelBuilder | None = None,
         local_training: LocalTrainings | None = None,
         up_to: int | None = None,
+        last_round: int | None = None,
     ) -> None:
         self._trace = trace
+        self._last_round = last_round
         self._local_training = local_training
         self._model = model
         self.threat_model = threat_model
@@ -59,6 +64,15 @@ class TraceView:
                 "Run at least one round before attacking it.",
             )
         self._usable = {n: usable_clients(index) for n, index in self._rounds.items()}
+
+    @classmethod
+    def of_nothing(cls, threat_model: ThreatModel) -> TraceView:
+        """The view of an adversary of a released model: there is no trace to see."""
+        view = cls.__new__(cls)
+        view._trace, view._local_training, view._model = Trace(Path(), []), None, None
+        view._rounds, view._usable, view._last_round = {}, {}, None
+        view.threat_model = threat_model
+        return view
 
     @property
     def rounds(self) -> tuple[int, ...]:
@@ -179,6 +193,10 @@ class TraceView:
 
     def _final(self) -> Mapping[str, NDArray[np.generic]]:
         last = max(self._rounds)
+        if self._last_round is not None and (
+            last < self._last_round or self._rounds[last].state != "aggregated"
+        ):
+            raise _not_recorded(f"the global model after round {self._last_round}")
         for number, index in reversed(self._rounds.items()):
             if index.aggregate is not None:
                 aggregate = self._trace.arrays(number, "aggregate")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fl_audit.errors import InputError, did_you_mean
 from simulations.data.dataset import Dataset, make_dataset, spread
+from simulations.data.images import pixels
 
 _LABELS = ("label", "labels", "target", "class", "fine_label")
 _NUMERIC = ("int", "uint", "float", "double", "bool")
@@ -36,16 +37,19 @@ def load_hub(
         limit: Read at most so many records, spread evenly over the split.
 
     Raises:
-        InputError: If it cannot be found or read, a column is missing, or an image is corrupt.
+        InputError: If it cannot be found or read, a column or a label is missing, or an image is
+            corrupt or has no pixel values in [0, 1].
     """
     table = _load(name, split)
     label = _label_column(name, table, label_column)
     inputs = _input_columns(name, table, label, input_column)
+    rows = np.arange(len(table))
     if limit is not None and limit < len(table):
-        table = table.select(spread(len(table), limit))
-    labels, num_classes = _labels(name, table, label)
+        rows = spread(len(table), limit)
+        table = table.select(rows)
+    labels, num_classes = _labels(name, table, label, rows)
     if isinstance(table.features[inputs[0]], Image):
-        values = _images(name, table, inputs[0])
+        values = _images(name, table, inputs[0], rows)
     else:
         columns = [np.asarray(table.with_format("numpy")[c]) for c in inputs]
         values = np.column_stack(columns)
@@ -116,13 +120,27 @@ def _is_numeric(feature: Any) -> bool:
     return str(getattr(feature, "dtype", "")).startswith(_NUMERIC)
 
 
-def _labels(name: str, table: Any, column: str) -> tuple[NDArray[np.generic], int | None]:
-    """Class numbers, and how many classes there are if the data set says so."""
-    values = table[column]
+def _labels(
+    name: str, table: Any, column: str, rows: NDArray[np.int64]
+) -> tuple[NDArray[np.generic], int | None]:
+    """Class numbers, and how many classes there are if the data set says so.
+
+    Args:
+        rows: Which rows of the split these are, for error messages.
+    """
+    values = list(table[column][:])
+    for row, value in zip(rows, values, strict=True):
+        if value is None:  # as a word it would be a class of its own
+            raise InputError(
+                f"row {row} of data {name!r}",
+                None,
+                f"the label is missing in column {column!r}",
+                "Fill missing labels, or leave the row out.",
+            )
     feature = table.features[column]
     if isinstance(feature, ClassLabel):
-        return np.asarray(values[:]), cast(int, feature.num_classes)
-    raw = np.asarray(values[:])
+        return np.asarray(values), cast(int, feature.num_classes)
+    raw = np.asarray(values)
     if raw.dtype.kind in "OUSb":  # words: number them in order
         words, numbers = np.unique(raw.astype(str), return_inverse=True)
         return numbers, len(words)
@@ -136,26 +154,42 @@ def _labels(name: str, table: Any, column: str) -> tuple[NDArray[np.generic], in
     return raw, None
 
 
-def _images(name: str, table: Any, column: str) -> NDArray[np.float32]:
+def _images(name: str, table: Any, column: str, rows: NDArray[np.int64]) -> NDArray[np.float32]:
     """All images as (n, channels, height, width) in [0, 1]."""
-    images: list[NDArray[np.uint8]] = []
-    for row in range(len(table)):
-        try:
-            pixels = np.asarray(table[row][column])
-        except Exception as error:  # Pillow raises anything on a hostile file
+    images = np.empty(0, dtype=np.float32)
+    for place, row in enumerate(rows):
+        found = _image(f"row {row} of data {name!r}", table, place, column)
+        if place == 0:
+            images = np.empty((len(rows), *found.shape), dtype=np.float32)
+        if found.shape != images.shape[1:]:
             raise InputError(
                 f"row {row} of data {name!r}",
-                column,
-                f"the image is corrupt ({type(error).__name__})",
-                "Replace the file, or leave the row out.",
-            ) from error
-        pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        if images and pixels.shape != images[0].shape:
-            raise InputError(
-                f"row {row} of data {name!r}",
-                pixels.shape,
-                f"images must have one shape; the first has {images[0].shape}",
+                found.shape,
+                f"images must have one shape; the first has {images.shape[1:]}",
                 "Resize or convert them beforehand.",
             )
-        images.append(pixels)
-    return np.stack(images).astype(np.float32) / np.float32(255)
+        images[place] = found
+    return images
+
+
+def _image(where: str, table: Any, place: int, column: str) -> NDArray[np.float32]:
+    try:
+        image = table[place][column]
+    except Exception as error:  # Pillow raises anything on a hostile file
+        raise InputError(
+            where,
+            column,
+            f"the image is corrupt ({type(error).__name__})",
+            "Replace the file, or leave the row out.",
+        ) from error
+    if image is None:
+        raise InputError(where, column, "the image is missing", "Leave the row out.")
+    try:
+        return pixels(image)
+    except ValueError as error:
+        raise InputError(
+            where,
+            column,
+            f"the image cannot be used: {error}",
+            "Convert the images beforehand, to 8-bit grey or RGB.",
+        ) from error

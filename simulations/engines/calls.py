@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
@@ -14,6 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fl_audit.randomness import derived_seed
+from simulations.global_generators import seeded_globals
 
 RunConfig = Mapping[str, bool | float | int | str]
 
@@ -21,8 +20,9 @@ RunConfig = Mapping[str, bool | float | int | str]
 class RepeatableClientApp(ClientApp):
     """A client app whose calls depend on (seed, message type, round, partition) only.
 
-    Flower's own strategies and mods draw from `random` and `np.random`: both are seeded for each
-    call, so it does not matter which process makes it, or in which order.
+    Flower's own strategies and mods draw from `random` and `np.random`, dropout from torch's global
+    generator: all are seeded for each call, so it does not matter which process makes it, or in
+    which order.
     """
 
     def __init__(self, app: ClientApp, *, run_config: RunConfig, seed: int) -> None:
@@ -44,8 +44,8 @@ class RepeatableClientApp(ClientApp):
 class RepeatableStrategy(Strategy):
     """A strategy whose draws depend on (seed, hook, round) only.
 
-    Client sampling and DP noise come from `random` and `np.random`, from which other threads of
-    an engine draw as well: so they are seeded for each hook, not once.
+    Client sampling and DP noise come from the process's own generators, from which other threads
+    of an engine draw as well: so they are seeded for each hook, not once.
     """
 
     def __init__(self, inner: Strategy, *, seed: int) -> None:
@@ -91,20 +91,3 @@ def _path(message: Message, context: Context) -> tuple[int | str, ...]:
     configs = message.content.config_records.values()
     rounds = [int(c["server-round"]) for c in configs if "server-round" in c]  # type: ignore[arg-type]
     return (message.metadata.message_type, int(context.node_config["partition-id"]), *rounds)
-
-
-@contextmanager
-def seeded_globals(seed: int) -> Iterator[None]:
-    """Seed `random` and `np.random`, and restore them afterwards.
-
-    The engines are the one place that may: Flower's DP noise and client sampling draw from these
-    generators and cannot be given another.
-    """
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)  # noqa: NPY002

@@ -19,7 +19,8 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.supercore.run import Run  # private
 from flwr.supercore.task_identity import TaskIdentity  # private: Message() fails without it
 
-from simulations.engines.calls import RepeatableClientApp, RunConfig, seeded_globals
+from simulations.engines.calls import RepeatableClientApp, RunConfig
+from simulations.global_generators import seeded_globals
 
 _RUN_ID = 1
 _SERVER_NODE_ID = 1 << 60
@@ -36,9 +37,9 @@ def run_local(
 ) -> None:
     """Run a server app against `num_clients` copies of a client app, in this process.
 
-    Flower's own strategies and mods draw from `random` and `np.random`: both are seeded here and
-    restored afterwards. Client calls use one torch thread. Exceptions of the server app, and
-    Ctrl-C, pass through.
+    Flower's strategies and mods, and dropout, draw from the process's own generators: they are
+    seeded here and restored afterwards. Client calls use one torch thread. Exceptions of the server
+    app, and Ctrl-C, pass through.
     """
     with _isolated(seed):
         grid = LocalGrid(client_app, num_clients, run_config, seed=seed)

@@ -5,10 +5,13 @@ Flower's entry point for this is being replaced upstream; this is the one file t
 
 from __future__ import annotations
 
+import math
+import socket
 import threading
 import time
 import warnings
 from collections.abc import Iterable
+from functools import partial
 
 import ray
 from flwr.app import Context, Message
@@ -17,17 +20,48 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
-from fl_audit.errors import AuditError, clean_text
-from simulations.engines.calls import RepeatableClientApp, RunConfig, seeded_globals
+from fl_audit.errors import AuditError, InputError, clean_text
+from simulations.engines.calls import RepeatableClientApp, RunConfig
+from simulations.global_generators import seeded_globals
 from strategies.ordered_grid import OrderedGrid
 
 Settings = dict[str, ConfigRecordValues]
 _POLL = 0.05  # seconds between looks for replies
+_CONNECT = 5.0  # seconds for a cluster's address to answer
 _DEAD = ("RayActorError", "ActorDiedError", "ActorUnavailableError", "WorkerCrashedError")
 
 
 class EngineError(AuditError):
     """The engine itself failed: what was recorded is kept, and the run can be resumed."""
+
+
+def ray_engine(
+    *,
+    ray_address: str | None = None,
+    cpus_per_client: float = 1.0,
+    gpus_per_client: float = 0.0,
+) -> partial[None]:
+    """`run_ray` with these options, after they were checked.
+
+    Raises:
+        InputError: If nothing answers at the address, or a client would get no CPU.
+    """
+    if ray_address is not None:
+        _check_address(ray_address)
+    if not (math.isfinite(cpus_per_client) and cpus_per_client > 0):
+        raise InputError(
+            "cpus_per_client", cpus_per_client, "must be above 0", "Give a number of CPUs, or 0.5."
+        )
+    if not (math.isfinite(gpus_per_client) and gpus_per_client >= 0):
+        raise InputError(
+            "gpus_per_client", gpus_per_client, "must be 0 or more", "Give a number of GPUs."
+        )
+    return partial(
+        run_ray,
+        address=ray_address,
+        cpus_per_client=cpus_per_client,
+        gpus_per_client=gpus_per_client,
+    )
 
 
 def run_ray(
@@ -94,6 +128,24 @@ def run_ray(
             ray.shutdown()
 
 
+def _check_address(address: str) -> None:
+    """Ray itself waits for minutes for a cluster that is not there."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise InputError(
+            "ray_address", address, "must be host:port", "Write 10.0.0.5:6379, for example."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT).close()
+    except (OSError, UnicodeError) as error:  # UnicodeError: no such name can exist
+        raise InputError(
+            "ray_address",
+            address,
+            f"nothing answers there ({error})",
+            "Start the cluster (`ray start --head`), or mend the address.",
+        ) from error
+
+
 class _WatchedGrid(OrderedGrid):
     """Flower's grid, polled so that it can be stopped, and watched for dead workers."""
 
@@ -132,5 +184,5 @@ def _refuse_dead_worker(reply: Message) -> None:
             "a Ray worker died while a client was training (killed, or out of memory). Flower "
             "would go on with a pool that no longer answers, so the run stops here. Recorded "
             "rounds are kept: run again with --resume, with fewer clients at a time "
-            f"(more CPUs per client) if memory ran out. Ray says: {clean_text(reason, 200)}"
+            f"(a larger --cpus-per-client) if memory ran out. Ray says: {clean_text(reason, 200)}"
         )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from attacks.audit import audit_run, audit_trace, fresh_labels, parse_attacks
-from fl_audit.errors import InputError, ObservationError, UnknownNameError
+from attacks.audit import audit_run, audit_trace, fresh_labels
+from attacks.requests import parse_attacks
+from fl_audit.errors import InputError, ObservationError, TraceError, UnknownNameError
 from fl_audit.game import read_game, read_truth
 from fl_audit.results import MembershipResult
-from fl_audit.run_directory import RunDirectory
+from fl_audit.run_directory import Problem, RunDirectory
 from fl_audit.stats import auc
 from fl_audit.threat_model import PRESETS
 
@@ -129,3 +131,58 @@ def test_a_result_is_never_overwritten_by_another(digits_run: Path) -> None:
     )
     assert [r.label for r in fresh_labels(run, same)] == ["cosine"]
     assert [r.label for r in fresh_labels(run, other)] == ["cosine-2"]
+
+
+def members(result: object) -> int:
+    assert isinstance(result, MembershipResult)
+    assert result.record.result is not None
+    return result.record.result.num_members
+
+
+def test_what_was_not_recorded_dilutes_no_attack_on_updates(
+    run_tables: Callable[..., Path],
+) -> None:
+    """One of five clients recorded: its records count for row space, all for the final model."""
+    whole, part = (
+        run_tables(
+            "recording",
+            federation={"rounds": 2},
+            data={"examples_per_client": 20},
+            recording=recording,
+            audit={"attacks": ["row_space", "loss_threshold"]},
+        )
+        for recording in ({}, {"record": "targets", "clients": [0]})
+    )
+    for attack in ("row_space", "loss_threshold"):
+        (everything,) = audit_run(whole, attacks=[attack], folder="again")
+        (chosen,) = audit_run(part, attacks=[attack], folder="again")
+        assert isinstance(chosen, MembershipResult)
+        of_client = read_truth(RunDirectory.open(part))
+        own = int((of_client.is_member & (of_client.client == 0)).sum())
+        if attack == "loss_threshold":
+            assert members(chosen) == members(everything)
+            continue
+        assert 0 < own == members(chosen) < members(everything)
+        assert chosen.record.result is not None
+        assert chosen.record.result.metrics["auc"].value == 1.0
+        lost = members(everything) - own
+        (note,) = [n for n in chosen.record.notes if "were held by clients" in n]
+        assert f"({lost}: the recording policy (or its cap" in note
+
+
+def test_an_older_model_never_stands_in_for_the_final_one(digits_run: Path, tmp_path: Path) -> None:
+    """The last of six rounds is gone. Unless run.json knows why, nothing is attacked."""
+    shutil.copytree(digits_run, tmp_path / "run")
+    run = RunDirectory.open(tmp_path / "run")
+    shutil.rmtree(run.trace / "round_0006")
+    with pytest.raises(TraceError, match=r"trace = \[6\]: .* last rounds are missing"):
+        audit_run(run.path, attacks=["row_space"])
+    (live,) = audit_run(run.path, attacks=["loss_threshold"], up_to=5)
+    assert live.record.kind == "membership"
+
+    problem = Problem(where="recording", round=6, message="recording failed: OSError")
+    run.write_manifest(run.read_manifest().model_copy(update={"problems": [problem]}))
+    updates, model = audit_run(run.path, attacks=["row_space", "loss_threshold"])
+    assert updates.record.kind == "membership"
+    assert model.record.kind == "unavailable"
+    assert "the global model after round 6" in model.record.reason

@@ -1,4 +1,4 @@
-"""Null and positive tests over the whole registry, so that a new attack cannot skip them.
+"""Null and positive tests of attacks on traces, so that a new attack cannot skip them.
 
 Candidates that were never trained on must look alike to every membership attack: the interval of
 the AUC contains 0.5 at level 1e-6 divided by the number of registered attacks (false-failure rate
@@ -20,8 +20,10 @@ from fl_audit.stats import auc_ci
 
 FALSE_FAILURE = 1e-6
 LEVEL = FALSE_FAILURE / len(ATTACKS)
-MEMBERSHIP = [name for name in sorted(ATTACKS) if load_attack(name).kind == "membership"]
-RECONSTRUCTION = [name for name in sorted(ATTACKS) if load_attack(name).kind == "reconstruction"]
+SPECS = {name: load_attack(name) for name in sorted(ATTACKS)}
+# attacks on a released model have targets of their own: tests/attacks/membership/test_all.py
+MEMBERSHIP = [n for n, s in SPECS.items() if s.kind == "membership" and not s.is_on_model]
+RECONSTRUCTION = [name for name, spec in SPECS.items() if spec.kind == "reconstruction"]
 
 
 @pytest.mark.parametrize("name", MEMBERSHIP)

@@ -76,6 +76,25 @@ def test_a_null_that_is_off_is_found() -> None:
         assert result.record.null_holds is holds
 
 
+def test_members_that_do_not_count_are_said_with_the_reason() -> None:
+    """Members whose membership was granted are left out of figures, too; that is no reason."""
+    scored, reasons = np.arange(10) < 4, {"they slept": 2}
+    result = score(
+        MembershipScores(np.arange(10.0)), HEADER, game=game(10), truth=truth(10),
+        is_scored=scored, left_out=reasons,
+    )  # fmt: skip
+    assert isinstance(result, MembershipResult)
+    assert result.record.notes == [
+        "2 of 5 members were held by clients but went into no update that counts "
+        "(2: they slept); their groups are left out."
+    ]
+    with pytest.raises(InputError, match=r"no member went into a usable update.*5: they slept"):
+        score(
+            MembershipScores(np.arange(10.0)), HEADER, game=game(10), truth=truth(10),
+            is_scored=scored & False, left_out={"they slept": 5},
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("scores", "message"),
     [

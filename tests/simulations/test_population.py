@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from fl_audit.errors import InputError
 from simulations.population import Population, build_population
 from simulations.scenario import parse_scenario
 
@@ -27,7 +30,6 @@ PARTITIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("partition", PARTITIONS, ids=lambda p: p["kind"])
 @pytest.mark.parametrize("others", [1, 3])
-@pytest.mark.filterwarnings("ignore:Classes")
 def test_every_candidate_is_where_the_truth_says(partition: dict[str, Any], others: int) -> None:
     population = build(partition=partition, game={"non_members_per_member": others, "members": 90})
     game, truth = population.game, population.truth
@@ -43,7 +45,6 @@ def test_every_candidate_is_where_the_truth_says(partition: dict[str, Any], othe
 
 
 @pytest.mark.parametrize("partition", PARTITIONS, ids=lambda p: p["kind"])
-@pytest.mark.filterwarnings("ignore:Classes")
 def test_members_and_non_members_have_the_same_classes(partition: dict[str, Any]) -> None:
     population = build(partition=partition)
     labels, member = population.game.candidates.labels, population.truth.is_member
@@ -87,6 +88,59 @@ def test_same_seed_same_population_and_other_seed_another() -> None:
 def test_all_that_is_there_when_no_number_is_asked() -> None:
     population = build(data={"examples_per_client": "all"})
     assert sum(len(c) for c in population.clients) > 300
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A function that gives 20,000 records of 10 classes, of which the last is rare."""
+
+    def make() -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros((20_000, 1)), np.minimum(np.arange(20_000) // 2_200, 9)
+
+    module = types.ModuleType("large_data")
+    module.make = make  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "large_data", module)
+    return "large_data:make"
+
+
+@pytest.mark.parametrize("clients", [None, [1, 2]])
+@pytest.mark.parametrize("partition", PARTITIONS, ids=lambda p: p["kind"])
+def test_all_leaves_out_of_training_little_more_than_the_game_needs(
+    partition: dict[str, Any], clients: list[int] | None, large: str
+) -> None:
+    """200 members need 200 non-members, and 400 records for the null control."""
+    data = {"name": large, "examples_per_client": "all", "test": 1000}
+    population = build(partition=partition, data=data, game={"clients": clients, "auxiliary": 0})
+    held_back = 19_000 - sum(len(c) for c in population.clients)
+    assert 600 <= held_back <= (1_200 if clients is None else 6_000)  # 6,000: all of one class
+    assert population.truth.is_member.sum() == 200
+    assert len(population.game.null) == 400
+    assert population.game.rules.notes == []
+
+
+@pytest.mark.parametrize(("clients", "each", "classes"), [(2, 2, 4), (2, 5, 10), (3, 1, 3)])
+def test_by_class_trains_on_as_many_records_as_asked_for(
+    clients: int, each: int, classes: int
+) -> None:
+    population = build(
+        federation={"clients": clients},
+        partition={"kind": "by-class", "classes_per_client": each},
+        game={"members": 20},
+    )
+    assert sum(len(c) for c in population.clients) == 40 * clients
+    assert all(len(set(c.labels)) <= each for c in population.clients)
+    assert len(set(np.concatenate([c.labels for c in population.clients]))) == classes
+    notes = [f"Clients hold {classes} of 10 classes, by lot."] if classes < 10 else []
+    assert population.game.rules.notes == notes
+
+
+def test_by_class_refuses_more_than_the_classes_held_have() -> None:
+    with pytest.raises(InputError, match=r"of the 2 classes that clients hold.*classes_per_client"):
+        build(
+            federation={"clients": 2},
+            data={"examples_per_client": 300},
+            partition={"kind": "by-class", "classes_per_client": 1},
+        )
 
 
 def test_random_labels_are_spread_over_all_classes() -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import math
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fl_audit.report.build import build_report
 from fl_audit.report.model import load_report
@@ -38,6 +43,41 @@ def test_one_seed_gives_one_digest_and_the_same_results(tmp_path: Path) -> None:
     assert first.trace.digest == second.trace.digest
     assert results(tmp_path / "a") == results(tmp_path / "b")
     assert other.trace.digest != first.trace.digest
+
+
+@pytest.fixture
+def dropout(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A model that draws from torch's global generator in every step."""
+
+    def build(*, input_shape: list[int], num_classes: int) -> torch.nn.Module:
+        size = math.prod(input_shape)
+        return torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(size, num_classes)
+        )
+
+    module = types.ModuleType("dropout_model")
+    module.build = build  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dropout_model", module)
+    return "dropout_model:build"
+
+
+def test_a_model_with_dropout_is_repeatable_too(tmp_path: Path, dropout: str) -> None:
+    """Whatever drew before, whether attacks run in between, and when it is resumed."""
+    tables: dict[str, Any] = {
+        **SMALL,
+        "model": {"name": dropout},
+        "audit": {"attacks": ["loss_threshold"]},
+    }
+    first = run_scenario(parse_scenario(tables), out=tmp_path / "a")
+    torch.rand(7)
+    again = run_scenario(parse_scenario(tables), out=tmp_path / "b")
+    live = {**tables, "audit": {**tables["audit"], "every": 1}}
+    audited = run_scenario(parse_scenario(live), out=tmp_path / "c")
+    run = RunDirectory.open(tmp_path / "b")
+    run.write_manifest(run.read_manifest().model_copy(update={"state": "interrupted"}))
+    resumed = run_scenario(parse_scenario(tables), out=tmp_path / "b", resume=True)
+    digests = [r.trace.digest for r in (first, again, audited, resumed) if r.trace is not None]
+    assert digests == digests[:1] * 4
 
 
 def test_the_saved_scenario_repeats_the_run(tmp_path: Path) -> None:
@@ -153,6 +193,63 @@ def test_ctrl_c_keeps_what_was_recorded(tmp_path: Path, monkeypatch: pytest.Monk
     assert report.run.state == "interrupted"
     report.save(run.path)
     assert "interrupted" in (run.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_disk_that_is_full_to_the_end_of_the_rounds_leaves_no_run_that_seems_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the utility of round 1 on, nothing of run.json can be written; later, it can."""
+    from fl_audit import run_directory
+    from simulations import run as run_module
+
+    undisturbed = run_scenario(parse_scenario(SMALL), out=tmp_path / "undisturbed")
+    real_write, real_audit = run_directory.write_text, run_module.audit_run
+    is_full = [False]
+
+    def write(path: Path, text: str) -> None:
+        is_full[0] = is_full[0] or '"round": 1,\n   "loss"' in text
+        if is_full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real_write(path, text)
+
+    def audit(*args: Any, **kwargs: Any) -> Any:
+        assert '"state": "running"' in (tmp_path / "run" / "run.json").read_text()
+        monkeypatch.setattr(run_directory, "write_text", real_write)
+        return real_audit(*args, **kwargs)
+
+    monkeypatch.setattr(run_directory, "write_text", write)
+    monkeypatch.setattr(run_module, "audit_run", audit)
+    report = run_scenario(parse_scenario(SMALL), out=tmp_path / "run")
+    assert is_full == [True]
+    manifest = RunDirectory.open(tmp_path / "run").read_manifest()
+    assert manifest == report.run
+    assert manifest.state == "done"
+    assert manifest.utility == undisturbed.run.utility
+    assert [(p.where, p.message) for p in manifest.problems] == [
+        (
+            "run.json",
+            "run.json could not be written for a while: [Errno 28] No space left on device",
+        )
+    ]
+    assert report.trace == undisturbed.trace
+
+
+def test_run_json_says_once_why_the_federation_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flwr.serverapp.strategy import FedAvg
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("total weight\x1b[31m is zero")
+
+    monkeypatch.setattr(FedAvg, "aggregate_train", broken)
+    with pytest.raises(ZeroDivisionError):
+        run_scenario(parse_scenario(SMALL), out=tmp_path / "run")
+    manifest = RunDirectory.open(tmp_path / "run").read_manifest()
+    assert manifest.state == "failed"
+    assert [(p.where, p.round, p.message) for p in manifest.problems] == [
+        ("federation", 1, "the rounds ended: ZeroDivisionError: total weight is zero")
+    ]
 
 
 def test_out_inside_a_flower_app_is_refused(tmp_path: Path) -> None:

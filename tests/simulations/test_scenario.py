@@ -25,6 +25,26 @@ from simulations.scenario import dump_scenario, load_scenario, parse_scenario
         ({"game": {"clients": [9]}}, r"client 9 does not exist"),
         ({"game": {"clients": [0, 0]}}, r"must name at least one client, each once"),
         ({"game": {"clients": []}}, r"must name at least one client, each once"),
+        (
+            {"recording": {"record": "targets", "clients": [99]}},
+            r"recording.clients names client 99.*clients are 0 to 4",
+        ),
+        (
+            {"recording": {"record": "targets", "rounds": [50]}},
+            r"recording.rounds names round 50.*federation.rounds = 6, so rounds are 1 to 6",
+        ),
+        ({"recording": {"record": "targets", "rounds": [0]}}, r"round 0 does not exist"),
+        (
+            {"recording": {"record": "targets", "clients": []}},
+            r"recording.clients = \[\] must name at least one client",
+        ),
+        (
+            {"recording": {"record": "targets", "rounds": [1, 1]}},
+            r"recording.rounds = \[1, 1\] must name at least one round, each once",
+        ),
+        ({"strategy": {"name": "FedAdam", "eta": float("inf")}}, r"strategy.eta = inf.*finite"),
+        ({"defence": {"name": "x", "z": [float("nan")]}}, r"defence.z.list.0 = nan.*finite"),
+        ({"model": {"name": "mlp", "width": float("nan")}}, r"model.width = nan.*finite"),
         ({"training": {"clients": {"2": {"algorithm": "sgd"}}}}, r"training.clients has algorithm"),
         ({"partition": {"kind": "random"}}, r"partition.kind = 'random'"),
         ({"seed": -1}, r"seed = -1"),
@@ -45,6 +65,28 @@ def test_bad_scenarios_are_refused(tables: dict[str, Any], message: str) -> None
         ({"model": {"name": "no.such:thing"}}, "cannot be imported"),
         ({"strategy": {"name": "FedAvgg"}}, "unknown strategy 'FedAvgg'. Did you mean 'FedAvg'"),
         ({"strategy": {"name": "FedAdam", "etta": 1}}, "Did you mean 'eta'"),
+        ({"strategy": {"name": "FedAdam", "eta": "x"}}, "strategy.eta = 'x': .*valid number"),
+        ({"strategy": {"name": "FedAdam", "eta": True}}, "strategy.eta = True: .*valid number"),
+        (
+            {"strategy": {"name": "Krum", "num_malicious_nodes": 0.5}},
+            "strategy.num_malicious_nodes = 0.5: .*integer",
+        ),
+        (
+            {"strategy": {"name": "FedAvg", "train_metrics_aggr_fn": "sum"}},
+            "strategy.train_metrics_aggr_fn = 'sum': .*callable",
+        ),
+        (
+            {
+                "defence": {
+                    "name": "DifferentialPrivacyServerSideFixedClipping",
+                    "noise_multiplier": "1",
+                    "clipping_norm": 1.0,
+                }
+            },
+            "defence.noise_multiplier = '1': .*valid number",
+        ),
+        ({"model": {"name": "mlp", "num_classes": 3}}, "the data set decides it"),
+        ({"model": {"name": "convnet", "groups": 0}}, "must be at least 1"),
         ({"defence": {"name": "dp"}}, "unknown defence 'dp'"),
         ({"strategy": {"name": "FedAvg", "min_available_nodes": 9}}, "decides this elsewhere"),
         ({"strategy": {"name": "FedAvg", "weighted_by_key": "n"}}, "decides this elsewhere"),

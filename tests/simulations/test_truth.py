@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_audit.game import read_game, read_truth, scored_candidates
+from fl_audit.game import read_game, read_truth
 from fl_audit.results import MembershipRecord
 from fl_audit.run_directory import RunDirectory
+from fl_audit.who_counts import scored_candidates
 from simulations.population import build_population
 from simulations.run import run_scenario
 from simulations.scenario import parse_scenario
-from simulations.truth import candidate_uses
+from simulations.truth import candidate_uses, reconstruction_targets
 
 
 def row_space(out: Path, **tables: Any) -> MembershipRecord:
@@ -113,3 +114,21 @@ def test_uses_follow_the_draws_of_the_clients() -> None:
     drawn = uses[(truth.client == 1) & truth.is_member].sum(axis=0)
     assert (drawn == 20).all()  # all members of this client are candidates; batch of 20
     assert np.unique(uses[(truth.client == 1) & truth.is_member], axis=1).shape[1] > 1
+
+
+@pytest.mark.parametrize("faults", [{}, {"drop_out": 1e-9}])  # counted by epochs, and by draws
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedsgd"])
+def test_a_round_without_a_learning_rate_uses_nothing(
+    algorithm: str, faults: dict[str, float]
+) -> None:
+    cosine: dict[str, Any] = {"schedule": "cosine", "decay_rounds": 2}
+    gone = {"schedule": "exponential", "decay": 1e-30, "learning_rate": 1e-5}  # 1e-65 in round 3
+    training = {"algorithm": algorithm, **cosine, "clients": {"1": gone}}
+    scenario = parse_scenario({"federation": {"rounds": 4}, "training": training, "faults": faults})
+    population = build_population(scenario)
+    uses, member = candidate_uses(scenario, population), population.truth.is_member
+    for client in range(5):
+        here = uses[member & (population.truth.client == client)]
+        assert here.any(axis=0).tolist() == [True, True, False, False]
+    targets = reconstruction_targets(scenario, population)
+    assert {t.round for t in targets} == ({1, 2} if algorithm == "fedsgd" else set())

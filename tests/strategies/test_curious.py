@@ -15,7 +15,8 @@ from flwr.serverapp import strategy as fl
 from flwr.serverapp.exception import InconsistentMessageReplies
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
-from attacks.audit import AttackRequest, audit_run
+from attacks.audit import audit_run
+from attacks.requests import AttackRequest
 from fl_audit.attack_spec import AttackInput, AttackSettings, AttackSpec, MembershipScores
 from fl_audit.errors import InputError, RunDirectoryError
 from fl_audit.records import Records

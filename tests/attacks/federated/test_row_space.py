@@ -9,9 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from attacks.audit import audit_run
-from attacks.federated.row_space import residuals, row_space
+from attacks.federated.row_space import residuals, row_space, row_space_scores
 from fl_audit.errors import InputError
+from fl_audit.records import Records
 from fl_audit.results import MembershipResult
+from fl_audit.threat_model import PRESETS
+from fl_audit.trace import RecordingPolicy, Reply, Trace, TraceView, TraceWriter
 
 SEED = 20_261_123
 
@@ -57,6 +60,30 @@ def test_noise_leaves_no_gap() -> None:
 def test_zero_update_is_refused() -> None:
     with pytest.raises(InputError, match="not trained"):
         row_space(np.zeros((8, 4)), np.zeros(8), np.ones((8, 4), dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    ("policy", "sent", "message"),
+    [
+        (RecordingPolicy(record="none"), 1.0, "the recording policy kept none"),
+        (RecordingPolicy(record="targets", clients=[7]), 1.0, "the recording policy kept none"),
+        (RecordingPolicy(), np.nan, r"no client sent a usable one: round 1, client 0: .*NaN"),
+        (RecordingPolicy(), 0.0, "0 of full rank, 1 zero"),
+    ],
+)
+def test_where_there_is_nothing_to_score_the_reason_is_said(
+    policy: RecordingPolicy, sent: float, message: str, tmp_path: Path
+) -> None:
+    model = {"1.weight": np.zeros((4, 3), dtype=np.float32)}
+    writer = TraceWriter(tmp_path / "trace", policy)
+    writer.begin_round(1, model, [0])
+    writer.add_replies(1, [Reply(0, {"1.weight": np.full((4, 3), sent, dtype=np.float32)})])
+    writer.end_round(1, model, {})
+    writer.close()
+    view = TraceView(Trace.open(tmp_path / "trace"), PRESETS["curious-server"])
+    records = Records(np.arange(2), np.ones((2, 3), dtype=np.float32), np.zeros(2, dtype=np.int64))
+    with pytest.raises(InputError, match=message):
+        row_space_scores(view, records)
 
 
 def test_digits_federation_is_separated_exactly(digits_run: Path) -> None:

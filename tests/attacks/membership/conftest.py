@@ -21,7 +21,7 @@ from fl_audit.threat_model import Knowledge
 from fl_audit.trace import TraceView
 
 AUDITED, AUXILIARY = 300, 900
-CONFIG = TrainingConfig(epochs=60, batch_size=32, learning_rate=2e-3)
+CONFIG = TrainingConfig(epochs=60, batch_size=32, learning_rate=1e-2)
 
 
 def mlp() -> nn.Module:

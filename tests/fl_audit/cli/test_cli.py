@@ -89,6 +89,16 @@ def test_version() -> None:
         (["run", "{run}/scenario.toml", "--out", "{tmp}/x", "--set", "seed"], "key=value"),
         (["run", "{run}/none.toml", "--out", "{tmp}/x"], "cannot be read"),
         (["run", "{run}/scenario.toml", "--out", "{tmp}/x", "--set", "seeds=1"], "'seed'"),
+        (
+            ["run", "{run}/scenario.toml", "--out", "{tmp}/x", "--cpus-per-client", "2"],
+            "cpus_per_client = 2.0: engine 'local' uses no Ray",
+        ),
+        (
+            ["run", "{run}/scenario.toml", "--out", "{tmp}/x", "--gpus-per-client", "1"],
+            "gpus_per_client = 1.0: engine 'local' uses no Ray",
+        ),
+        (["trace", "export", "{run}", "{tmp}/x", "--client", "99"], "client = 99"),
+        (["trace", "export", "{run}", "{run}/x"], "inside the run directory"),
         (["attack", "{tmp}", "--attack", "cosine"], "holds no run.json"),
         (["attack", "{run}", "--attack", "cosin"], "Did you mean 'cosine'"),
         (["attack", "{run}", "--attack", "cosine", "--set", "layer=1"], "Did you mean 'layers'"),
@@ -187,3 +197,17 @@ def test_a_damaged_trace_fails_verify_and_is_not_exported(recorded: Path, tmp_pa
     assert "client_2" in done.stdout
     assert fl_audit("trace", "export", tmp_path / "run", tmp_path / "x").returncode == 2
     assert not (tmp_path / "x").exists()
+
+
+def test_a_run_without_its_last_round_fails_verify_and_is_not_attacked(
+    recorded: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(recorded, tmp_path / "run")
+    rounds = sorted((tmp_path / "run" / "trace").glob("round_*"))
+    shutil.rmtree(rounds[-1])
+    done = fl_audit("trace", "verify", tmp_path / "run")
+    assert done.returncode == 1
+    assert f"round {len(rounds)}: it is missing" in done.stdout
+    done = fl_audit("attack", tmp_path / "run", "--attack", "loss_threshold")
+    assert done.returncode == 2
+    assert "last rounds are missing" in " ".join(done.stderr.split())

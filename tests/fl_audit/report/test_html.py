@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from copy import deepcopy
-from functools import cache
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -21,6 +20,9 @@ PNG = (  # one grey pixel
 REFERENCE = "https://arxiv.org/abs/1709.01604"
 NOTHING = "no leakage detected by this attack at this power"
 Limits = tuple[float, float, float]
+TextOf = Callable[[AuditReport], str]
+ReadPage = Callable[[str], Any]
+Spoil = Callable[[Any, str], Any]
 
 
 def estimate(limits: Limits) -> dict[str, float]:
@@ -128,48 +130,15 @@ def make_report(run: dict[str, Any] | None = None, **changes: Any) -> AuditRepor
     return AuditReport.model_validate({**REPORT, **changes, "run": {**RUN, **(run or {})}})
 
 
-class Page(HTMLParser):
-    """What a browser makes of a page: its elements, their attributes, and its text."""
-
-    VOID = frozenset({"meta", "link", "img"})
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, list[str]]] = []
-        self.attributes: list[tuple[str, str]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.feed(page)
-        self.close()
-        assert self.open == []  # every element is closed, in order
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, [name for name, _ in attrs]))
-        self.attributes += [(name, value or "") for name, value in attrs]
-        self.open += [tag] if tag not in self.VOID else []
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.words += [data] if self.open[-1:] != ["style"] else []
-
-    def values(self, attribute: str) -> list[str]:
-        return [value for name, value in self.attributes if name == attribute]
+@pytest.fixture(scope="module")
+def demo_page() -> str:
+    return render_html(make_report())
 
 
-def text_of(report: AuditReport) -> str:
-    return Page(render_html(report)).text
-
-
-@cache
-def demo_text() -> str:
-    return text_of(make_report())
+@pytest.fixture
+def demo_text(demo_page: str, read_page: ReadPage) -> str:
+    text: str = read_page(demo_page).text
+    return text
 
 
 @pytest.mark.parametrize(
@@ -224,10 +193,12 @@ def test_a_null_control_off_chance_says_so_whatever_was_found(null: Limits) -> N
     ],
     ids=["done", "interrupted", "empty", "scores-only"],
 )
-def test_every_section_is_there_and_every_reference_resolves(report: AuditReport) -> None:
-    page = Page(render_html(report))
+def test_every_section_is_there_and_every_reference_resolves(
+    report: AuditReport, read_page: ReadPage
+) -> None:
+    page = read_page(render_html(report))
     ids = page.values("id")
-    wanted = "results curves reconstructions seen setup problems not-tested reading"
+    wanted = "results curves risk reconstructions seen setup problems not-tested reading"
     assert " ".join(name for name in ids if name in wanted.split()) == wanted
     assert len(ids) == len(set(ids))
     assert {v[1:] for v in page.values("href") if v.startswith("#")} <= set(ids)
@@ -235,16 +206,18 @@ def test_every_section_is_there_and_every_reference_resolves(report: AuditReport
     assert "None" not in page.text.replace("None was noted.", "")
 
 
-def test_numbers_stand_with_their_interval_their_control_and_their_n() -> None:
+def test_numbers_stand_with_their_interval_their_control_and_their_n(demo_text: str) -> None:
     interval = "95 %: 0.600 to 0.800 n = 40"
-    assert f"AUC 0.700 {interval} 0.500 95 %: 0.400 to 0.600" in demo_text()
-    assert "PSNR, dB 40.0 95 %: 30.0 to 50.0" in demo_text()
-    assert "TPR at FPR 0.01 refused: too few non-members" in demo_text()
-    assert "20 members, 30 non-members" in demo_text()
-    assert "rounds it could see 1–2, 4" in demo_text()
+    assert f"AUC 0.700 {interval} 0.500 95 %: 0.400 to 0.600" in demo_text
+    assert "PSNR, dB 40.0 95 %: 30.0 to 50.0" in demo_text
+    assert "TPR at FPR 0.01 refused: too few non-members" in demo_text
+    assert "20 members, 30 non-members" in demo_text
+    assert "rounds it could see 1–2, 4" in demo_text
 
 
-def test_who_could_run_an_attack_follows_from_what_it_needs() -> None:
+def test_who_could_run_an_attack_follows_from_what_it_needs(
+    demo_text: str, text_of: TextOf
+) -> None:
     attacks = [
         membership(requires=["client-updates"], knows=[]),
         membership(requires=["telepathy"], knows=["labels"]),
@@ -253,11 +226,11 @@ def test_who_could_run_an_attack_follows_from_what_it_needs() -> None:
     assert "Who: a server that sees each client’s update Sees: every client’s" in text
     assert "Knows: nothing more" in text
     assert "Who: none of the built-in threat models Sees: telepathy" in text
-    assert "or anybody who may ask the released model for logits" in demo_text()
+    assert "or anybody who may ask the released model for logits" in demo_text
 
 
-def test_a_finished_run_is_quiet_and_any_other_is_loud() -> None:
-    assert "Done. 2 of 2 planned rounds recorded." in demo_text()
+def test_a_finished_run_is_quiet_and_any_other_is_loud(demo_text: str, read_page: ReadPage) -> None:
+    assert "Done. 2 of 2 planned rounds recorded." in demo_text
     assert 'class="state quiet"' in render_html(make_report())
     trace = deepcopy(REPORT["trace"])
     trace["rounds"][1]["state"] = "sent"
@@ -265,34 +238,36 @@ def test_a_finished_run_is_quiet_and_any_other_is_loud() -> None:
     for state, word in {**words, "done": "Done."}.items():  # done, and yet one round short
         page = render_html(make_report({"state": state, "utility": []}, trace=trace, attacks=[]))
         assert 'class="state loud"' in page
-        assert f"{word}" in Page(page).text
-        assert "1 of 2 planned rounds recorded to the end." in Page(page).text
-        assert "Begun and not finished: round 2." in Page(page).text
+        assert f"{word}" in read_page(page).text
+        assert "1 of 2 planned rounds recorded to the end." in read_page(page).text
+        assert "Begun and not finished: round 2." in read_page(page).text
 
 
-def test_what_was_not_tested_and_what_went_wrong_is_said() -> None:
-    assert "1 problem noted during the run" in demo_text()
-    assert "recording 2 disk full" in demo_text()
-    assert "cosine : Updates point home (needs labels)" in demo_text()
-    assert "lira : asked for, and gave no figure" in demo_text()
-    assert "Whether a defence’s claimed epsilon holds." in demo_text()
+def test_what_was_not_tested_and_what_went_wrong_is_said(demo_text: str, text_of: TextOf) -> None:
+    assert "1 problem noted during the run" in demo_text
+    assert "recording 2 disk full" in demo_text
+    assert "cosine : Updates point home (needs labels)" in demo_text
+    assert "lira : asked for, and gave no figure" in demo_text
+    assert "Whether a defence’s claimed epsilon holds." in demo_text
+    assert "The last four are not in this version’s report." in demo_text
+    assert "shadow-model attacks" not in demo_text.lower()  # there are some now
     assert "None was noted." in text_of(make_report({"problems": []}))
 
 
-def test_no_result_is_called_private_or_safe() -> None:
-    for text in (demo_text(), text_of(make_report(attacks=[membership(result=AT_CHANCE)]))):
+def test_no_result_is_called_private_or_safe(demo_text: str, text_of: TextOf) -> None:
+    for text in (demo_text, text_of(make_report(attacks=[membership(result=AT_CHANCE)]))):
         words = set(re.findall("[a-z]+", text.lower()))
         assert words.isdisjoint({"private", "safe", "secure", "proves", "guaranteed"})
 
 
-def test_a_recording_is_not_said_to_be_repeatable() -> None:
-    assert "fl-audit run scenario.toml --out DIR" in demo_text()
+def test_a_recording_is_not_said_to_be_repeatable(demo_text: str, text_of: TextOf) -> None:
+    assert "fl-audit run scenario.toml --out DIR" in demo_text
     text = text_of(make_report({"engine": "unknown"}))
     assert "fl-audit run" not in text
     assert "fl-audit attack DIR --attack NAME" in text
 
 
-def test_long_lists_are_cut_and_the_rest_is_counted() -> None:
+def test_long_lists_are_cut_and_the_rest_is_counted(text_of: TextOf) -> None:
     problems = [{"where": "client", "message": f"message {i}"} for i in range(2_000)]
     text = text_of(make_report({"problems": problems}))
     assert "message 499" in text
@@ -300,7 +275,9 @@ def test_long_lists_are_cut_and_the_rest_is_counted() -> None:
     assert "… and 1500 more, in report.json." in text
 
 
-def test_nothing_is_loaded_nothing_runs_and_the_bytes_are_the_same_again() -> None:
+def test_nothing_is_loaded_nothing_runs_and_the_bytes_are_the_same_again(
+    read_page: ReadPage,
+) -> None:
     page = render_html(make_report())
     assert page == render_html(make_report())
     assert (
@@ -309,67 +286,47 @@ def test_nothing_is_loaded_nothing_runs_and_the_bytes_are_the_same_again() -> No
     ) in page
     assert set(re.findall(r"\w+://[^\s\"<]*", page)) == {REFERENCE}
     assert not re.search(r"@import|url\((?!#)", page)
-    parsed = Page(page)
+    parsed = read_page(page)
     banned = {"script", "iframe", "object", "embed", "form", "base", "video", "audio"}
     assert banned.isdisjoint(tag for tag, _ in parsed.elements)
     assert parsed.values("src") == [f"data:image/png;base64,{PNG}"] * 2
 
 
-def test_only_plain_https_references_become_links() -> None:
+def test_only_plain_https_references_become_links(read_page: ReadPage) -> None:
     bad = ["http://example.org", "javascript:alert(1)", "https://", 'https://x/" onclick="a()']
     bad += ["https://x/ y", "Smith et al., 2020", "", "https://x/" + "a" * 400, "//x.org"]
     attacks = [membership(reference=reference) for reference in bad]
-    page = Page(render_html(make_report(attacks=attacks)))
+    page = read_page(render_html(make_report(attacks=attacks)))
     assert all(address.startswith(("#", "data:,")) for address in page.values("href"))
     assert page.values("onclick") == []
 
 
-def test_what_is_no_png_does_not_become_a_picture() -> None:
+def test_what_is_no_png_does_not_become_a_picture(read_page: ReadPage) -> None:
     bad = ["", PNG + '" onerror="alert(1)', "PHN2Zz4=", PNG + "\n", "javascript:alert(1)"]
     shared = {"round": 1, "client": 0, "original_png": None, "baseline_png": None}
     images = [{**shared, "reconstruction_png": content} for content in bad]
-    page = Page(render_html(make_report(images={"inversion": images})))
+    page = read_page(render_html(make_report(images={"inversion": images})))
     assert "img" not in [tag for tag, _ in page.elements]
     assert page.text.count("not readable") == len(bad)
     assert page.text.count("not known") == 2 * len(bad)
 
 
-CHOSEN = {"kind", "state", "who", "activity", "algorithm", "factory", "scores_file"}  # not free
-TABLES = {"settings", "versions", "strategy", "defence", "data", "refused"}
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "</style></title></svg><script>alert(1)</script>",
-    "\"'><img src=x onerror=alert(1)>",
-    "' onmouseover='alert(1)",
-    "{{ 7 * 7 }}{% raw %}",
-    "\u202egnp.exe\u2066 \x1b[31mred\x00\x07",
-    "$\\frac{$ _hidden %s",
-    "A" * 1_000_000,
-    "<" * 1_000_000,
-]
-
-
-def spoil(node: Any, text: str, name: str = "") -> Any:
-    """The same tree with every free text, and a key of every free table, replaced."""
-    if isinstance(node, dict):
-        extra = {text: text} if name in TABLES else {}
-        return {k: spoil(v, text, k) for k, v in node.items()} | extra
-    if isinstance(node, list):
-        return [spoil(item, text, name) for item in node]
-    return text if isinstance(node, str) and name not in CHOSEN else node
-
-
-@cache
-def hostile_page(text: str) -> str:
+def spoiled(spoil: Spoil, text: str) -> str:
     tree = spoil({**REPORT, "run": RUN}, text)
     tree["images"] = {text: tree["images"]["inversion"]}
     return render_html(AuditReport.model_validate(tree))
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_text_from_outside_stays_text(text: str) -> None:
-    harmless, page = hostile_page("harmless"), hostile_page(text)
+@pytest.fixture(scope="module")
+def harmless(spoil: Spoil) -> str:
+    return spoiled(spoil, "harmless")
+
+
+def test_text_from_outside_stays_text(
+    harmless: str, hostile: str, spoil: Spoil, read_page: ReadPage
+) -> None:
+    page = spoiled(spoil, hostile)
     # the same elements with the same attributes as with a harmless text: nothing broke out
-    assert Page(page).elements == Page(harmless).elements
+    assert read_page(page).elements == read_page(harmless).elements
     assert len(page) < len(harmless) + 200_000
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)

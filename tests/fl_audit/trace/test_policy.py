@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 
 from fl_audit.errors import TraceError
 from fl_audit.threat_model import PRESETS
-from fl_audit.trace import RecordingPolicy, Reply, Trace, TraceView, TraceWriter
+from fl_audit.trace import RecordingPolicy, Reply, Trace, TraceView, TraceWriter, store
 
 ROUNDS, CLIENTS = 4, 3
 
@@ -105,6 +106,10 @@ def test_none_keeps_counts_only(tmp_path: Path) -> None:
         TraceView(trace, PRESETS["curious-server"]).final_model()
 
 
+def stored_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+
+
 def test_a_cap_stops_storing_and_the_rest_stays_whole(tmp_path: Path) -> None:
     trace = record(tmp_path / "t", RecordingPolicy(max_megabytes=0.025))  # six models of 4 kB
     found = stored(trace)
@@ -112,6 +117,45 @@ def test_a_cap_stops_storing_and_the_rest_stays_whole(tmp_path: Path) -> None:
     assert not {0, 1, 2} & set(found[4])
     assert trace.round(4).replies[0].was_left_out
     assert trace.verify() == []
+
+
+@pytest.mark.parametrize("cap", [0.001, 0.0042, 0.007, 0.0083, 0.0125, 0.02, 0.025, 0.04, 0.07])
+@pytest.mark.parametrize(
+    "settings", [{}, {"record": "targets", "clients": [1]}, {"record": "targets", "rounds": [2, 4]}]
+)
+def test_a_cap_is_never_passed_and_keeps_the_last_model(
+    cap: float, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At no time are there more bytes of arrays, models included, than allowed."""
+    policy = RecordingPolicy(max_megabytes=cap, **settings)
+    most, real = [0], store.write_bytes
+
+    def write(path: Path, data: bytes) -> None:
+        real(path, data)
+        most.append(stored_bytes(tmp_path / "t"))
+
+    monkeypatch.setattr(store, "write_bytes", write)
+    trace = record(tmp_path / "t", policy)
+    assert max(most) <= cap * 1e6
+    assert trace.verify() == []
+    last = trace.arrays(ROUNDS, "aggregate")
+    if cap == 0.001:  # a model has 4 kB
+        assert last is None
+        assert trace.round(ROUNDS).aggregate is not None  # its digests
+    else:
+        assert last is not None
+        assert last["w"][0] == ROUNDS + 1
+    monkeypatch.undo()
+    everything = record(tmp_path / "all", RecordingPolicy(**settings))
+    assert (stored(trace) == stored(everything)) == (stored_bytes(tmp_path / "all") <= cap * 1e6)
+
+
+def test_what_is_kept_below_the_cap_does_not_depend_on_it(tmp_path: Path) -> None:
+    """A client's arrays are there, and then they are not: no gaps that depend on sizes."""
+    trace = record(tmp_path / "t", RecordingPolicy(max_megabytes=0.04))
+    left_out = [reply.was_left_out for n in trace.rounds for reply in trace.round(n).replies]
+    assert left_out == sorted(left_out)
+    assert 3 < sum(left_out) < 9
 
 
 @pytest.mark.parametrize(

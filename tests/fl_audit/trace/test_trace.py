@@ -178,6 +178,7 @@ def test_the_digest_does_not_depend_on_the_order_of_replies(tmp_path: Path) -> N
         writer = TraceWriter(tmp_path / name)
         writer.begin_round(1, {"w": np.zeros(2, dtype=np.float32)}, [r.client for r in order])
         writer.add_replies(1, order)
+        writer.flush()
     assert digest_of(tmp_path / "a") == digest_of(tmp_path / "b")
 
 
@@ -224,7 +225,8 @@ def test_verify_finds_an_index_that_hides_nan(trace_directory: Path) -> None:
     content = json.loads(index.read_text())
     content["replies"][1]["is_finite"] = True
     index.write_text(json.dumps(content))
-    (finding,) = Trace.open(trace_directory).verify()
+    changed, finding = Trace.open(trace_directory).verify()
+    assert changed == "round_0002/round.json: its sha256 differs from digests.json"
     assert "round_0002/client_1.safetensors" in finding
 
 

@@ -96,6 +96,17 @@ def test_a_folder_of_grey_images_by_class(tmp_path: Path) -> None:
     assert sorted(dataset.records.labels) == [0, 0, 0, 1, 1, 1]
 
 
+@pytest.mark.parametrize("labels", [["no", "yes", None, "yes"], [0, 1, None, 1]])
+def test_a_missing_label_is_no_class(labels: list[object], tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    table = {"x": [1.0, 2.0, 3.0, 4.0], "target": labels}
+    pq.write_table(pa.table(table), tmp_path / "set" / "train.parquet")
+    with pytest.raises(InputError, match=r"row 2 of data .* label is missing in column 'target'"):
+        load(tmp_path / "set")
+    with pytest.raises(InputError, match="row 2 of data"):  # of the file, not of those chosen
+        load(tmp_path / "set", limit=3)
+
+
 def test_a_table_with_words_as_labels(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     table = {"x": [1.0, 2.0], "y": [3, 4], "word": ["u", "v"], "target": ["no", "yes"]}

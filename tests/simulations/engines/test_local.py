@@ -75,18 +75,49 @@ def test_contents_are_copied_as_a_transport_would() -> None:
 def test_client_calls_use_one_thread_and_globals_are_restored() -> None:
     torch_threads = torch.get_num_threads()
     python_state, numpy_state = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[union-attr]  # noqa: NPY002
+    torch_state = torch.random.get_rng_state()
     assert values(run(counting_app(), ask), "threads") == [1, 1, 1, 1]
+    assert (torch.random.get_rng_state() == torch_state).all()
     assert torch.get_num_threads() == torch_threads
     assert random.getstate() == python_state
     assert np.random.get_state()[1].tolist() == numpy_state  # type: ignore[union-attr]  # noqa: NPY002
 
 
 def test_globals_are_seeded_inside() -> None:
-    def draw(_: Grid) -> tuple[float, float]:
-        return random.random(), float(np.random.random())  # noqa: NPY002
+    def draw(_: Grid) -> tuple[float, float, float]:
+        return random.random(), float(np.random.random()), float(torch.rand(()))  # noqa: NPY002
 
     assert run(counting_app(), draw, seed=3) == run(counting_app(), draw, seed=3)
     assert run(counting_app(), draw, seed=3) != run(counting_app(), draw, seed=4)
+
+
+def drawing_app() -> ClientApp:
+    """Draws from every generator of the process, as mods and dropout do."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        drawn = [random.random(), float(np.random.random()), float(torch.rand(()))]  # noqa: NPY002
+        return Message(RecordDict({"metrics": MetricRecord({"drawn": drawn})}), reply_to=message)
+
+    return app
+
+
+def test_what_a_client_draws_depends_on_seed_and_client_only() -> None:
+    """Not on what else was drawn in this process, and not on the order of calls."""
+
+    def after_others(grid: Grid) -> list[Message]:
+        random.random(), np.random.random(7), torch.rand(7)  # noqa: NPY002
+        messages = [Message(RecordDict(), n, "train") for n in reversed(list(grid.get_node_ids()))]
+        for message in messages[:3]:
+            grid.send_and_receive([message])
+        return ask(grid)
+
+    first = values(run(drawing_app(), ask), "drawn")
+    assert values(run(drawing_app(), after_others), "drawn") == first
+    assert len({number for drawn in first for number in drawn}) == 12
+    other = values(run(drawing_app(), ask, seed=1), "drawn")
+    assert not {n for drawn in first for n in drawn} & {n for drawn in other for n in drawn}
 
 
 def test_a_client_that_raises_becomes_an_error_reply() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from attacks.audit import audit_run
+from fl_audit.errors import InputError
 from fl_audit.results import MembershipResult
 from fl_audit.run_directory import RunDirectory
 from simulations import client_app
@@ -42,9 +43,23 @@ DP: dict[str, Any] = {
 }
 
 
+DROPOUT: dict[str, Any] = {**FEDAVG, "model": {"name": "dropout_model_for_ray:build"}}
+DROPOUT_MODEL = """
+from math import prod
+from torch import nn
+
+def build(*, input_shape, num_classes):
+    linear = nn.Linear(prod(input_shape), num_classes)
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), linear)
+"""
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray cluster of its own on loopback; ended afterwards."""
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "dropout_model_for_ray.py").write_text(DROPOUT_MODEL)
+    sys.path.append(str(folder))
     ray = Path(sys.executable).with_name("ray")
     environment = {
         **os.environ,
@@ -62,6 +77,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:  # by its pid: `ray stop` would end every Ray of this machine
         process.terminate()
         process.communicate(timeout=60)
+        sys.path.remove(str(folder))
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -75,7 +91,54 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError("the cluster did not start")
 
 
-@pytest.mark.parametrize("tables", [FEDAVG, DP], ids=["FedAvg, all", "DP, half"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ray_address": "127.0.0.1:1"}, "ray_address = '127.0.0.1:1': nothing answers there"),
+        ({"ray_address": "head-node"}, "must be host:port"),
+        ({"ray_address": ":6379"}, "must be host:port"),
+        ({"ray_address": "localhost:99999"}, "must be host:port"),
+        ({"cpus_per_client": 0.0}, "cpus_per_client = 0.0: must be above 0"),
+        ({"cpus_per_client": float("nan")}, "must be above 0"),
+        ({"gpus_per_client": -1.0}, "gpus_per_client = -1.0: must be 0 or more"),
+    ],
+)
+def test_what_ray_cannot_do_is_refused_at_once_and_before_anything_is_written(
+    options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    start = time.monotonic()
+    with pytest.raises(InputError, match=message):
+        run_scenario(parse_scenario(FEDAVG), out=tmp_path / "run", engine="ray", **options)
+    assert time.monotonic() - start < 30
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_client_gets_of_the_machine_reaches_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import simulations.engines.ray as engine
+
+    asked: list[dict[str, Any]] = []
+
+    def run_simulation(*_: object, backend_config: dict[str, Any]) -> None:
+        asked.append(backend_config["client_resources"])
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(engine, "run_simulation", run_simulation)
+    with pytest.raises(EngineError, match="enough"):
+        run_scenario(
+            parse_scenario(FEDAVG),
+            out=tmp_path / "run",
+            engine="ray",
+            cpus_per_client=2.0,
+            gpus_per_client=0.5,
+        )
+    assert asked == [{"num_cpus": 2.0, "num_gpus": 0.5}]
+
+
+@pytest.mark.parametrize(
+    "tables", [FEDAVG, DP, DROPOUT], ids=["FedAvg, all", "DP, half", "dropout"]
+)
 def test_ray_and_local_give_the_same_arrays_and_scores(
     tables: dict[str, Any], cluster: str, tmp_path: Path
 ) -> None:
@@ -90,7 +153,9 @@ def test_ray_and_local_give_the_same_arrays_and_scores(
     for name in ATTACKS:
         scores = []
         for engine in ("local", "ray"):
-            (result,) = audit_run(tmp_path / engine, attacks=[name], folder="again")
+            (result,) = audit_run(
+                tmp_path / engine, attacks=[name], folder="again", trust_model=True
+            )
             assert isinstance(result, MembershipResult)
             scores.append(result.scores)
         assert (scores[0] == scores[1]).all()

@@ -1,0 +1,212 @@
+"""Training of attack networks on records of known membership, few as they may be.
+
+Several networks each leave out a fold of the known records, and learn side by side. All stop after
+the same epoch, the one with the lowest loss on what they left out. They start by correcting nothing
+of their base, and where the best epoch is not clearly better than that, the base is kept: with few
+known records the loss says nearly everything, and a network that has its way loses it in noise.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedKFold
+from torch import nn
+
+from attacks.membership.white_box_features import Features
+from attacks.membership.white_box_network import AttackNetwork, Base, Scale
+
+_WEIGHT_DECAY = 1e-3
+_MOMENTUM = 0.9  # sgd
+_PATIENCE = 20  # epochs without a better loss
+_CLEARLY = 2.0  # standard errors: the epoch was chosen on the same records
+_ROWS = 1024  # records scored at once
+
+Optimizer = Literal["adam", "sgd"]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkConfig:
+    """How attack networks are trained.
+
+    Attributes:
+        validation: Share of the known records that each network leaves out; 1 / validation
+            networks leave out every record once.
+    """
+
+    optimizer: Optimizer = "adam"
+    lr: float = 1e-3
+    epochs: int = 100
+    batch_size: int = 64
+    validation: float = 0.25
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AttackModel:
+    """Trained networks, whose log-odds are averaged.
+
+    Attributes:
+        epoch: After which they stopped; 0: they correct nothing, and the base alone scores.
+    """
+
+    learners: list[Learner]
+    epoch: int
+
+    def scores(self, features: Features) -> NDArray[np.float64]:
+        """Log-odds of membership in nats, up to a constant, (n,); higher = more like a member."""
+        each = [learner.scores(features) for learner in self.learners]
+        found: NDArray[np.float64] = np.mean(each, axis=0)
+        return found
+
+
+def train_networks(
+    known: Features,
+    is_member: NDArray[np.bool_],
+    config: NetworkConfig,
+    *,
+    rng: np.random.Generator,
+) -> AttackModel:
+    """One network for each fold of the known records; they learn side by side.
+
+    Args:
+        is_member: Of the known records, (n,).
+    """
+    num = round(1 / config.validation)
+    folds = StratifiedKFold(num, shuffle=True, random_state=int(rng.integers(2**32)))
+    split = list(folds.split(known.scalars, is_member))
+    left_out = [left for _, left in split]
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(int(rng.integers(2**63)))
+        learners = [
+            Learner(known, is_member, own, left, config=config, rng=rng) for own, left in split
+        ]
+        has_base = known.scalars.shape[1] > 0
+        base = _losses([learner.left() for learner in learners], left_out, is_member)
+        best, epoch = (base if has_base else np.full(len(base), np.inf)), 0
+        for number in range(1, config.epochs + 1):
+            losses = _losses([learner.learn() for learner in learners], left_out, is_member)
+            if losses.mean() < best.mean():
+                best, epoch = losses, number
+                for learner in learners:
+                    learner.keep()
+            elif number - epoch >= _PATIENCE:
+                break
+        if has_base and not _is_clear(base - best):
+            epoch = 0
+        for learner in learners:
+            learner.finish(corrects=epoch > 0)
+    return AttackModel(learners, epoch)
+
+
+class Learner:
+    """A network that learns from some known records, and leaves out the others.
+
+    Args:
+        known: Features of all of them.
+        own: Rows to learn from.
+        left: Rows that are left out.
+    """
+
+    def __init__(
+        self,
+        known: Features,
+        is_member: NDArray[np.bool_],
+        own: NDArray[np.int64],
+        left: NDArray[np.int64],
+        *,
+        config: NetworkConfig,
+        rng: np.random.Generator,
+    ) -> None:
+        self._known, self._is_member, self._own, self._left = known, is_member, own, left
+        self._rng, self._batch_size = rng, config.batch_size
+        features = known.take(own)
+        self._scale = Scale.of(features)
+        self._base = Base.of(self._scale.scalars(features), is_member[own])
+        shapes = [tuple(x.shape[1:]) for x in self._scale.tensors(features.take(np.arange(1)))]
+        self._network = AttackNetwork(shapes)
+        self._optimizer = _optimizer(self._network, config)
+        self._initial = self._kept = copy.deepcopy(self._network.state_dict())
+
+    def learn(self) -> NDArray[np.float64]:
+        """One epoch; returns the log-odds of the records left out."""
+        self._network.train()
+        order = self._rng.permutation(self._own)
+        for start in range(0, len(order), self._batch_size):
+            rows = order[start : start + self._batch_size]
+            batch = self._known.take(rows)
+            wanted = torch.from_numpy(self._is_member[rows].astype(np.float32))
+            base = torch.from_numpy(self._base(self._scale.scalars(batch)).astype(np.float32))
+            self._optimizer.zero_grad(set_to_none=True)
+            answers = base + self._network(self._scale.tensors(batch))
+            # the likelihood of log-odds, where the paper has a squared error: its gradient does not
+            # vanish where the network is surely wrong, and log-odds do not round to ties at 1
+            loss = nn.functional.binary_cross_entropy_with_logits(answers, wanted)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._optimizer.step()
+        return self.left()
+
+    def left(self) -> NDArray[np.float64]:
+        """Log-odds of the records left out."""
+        return self.scores(self._known.take(self._left))
+
+    def keep(self) -> None:
+        """Remember the network as it is."""
+        self._kept = copy.deepcopy(self._network.state_dict())
+
+    def finish(self, *, corrects: bool) -> None:
+        """Go back to the network that was kept, or to the first, which corrects nothing."""
+        self._network.load_state_dict(self._kept if corrects else self._initial)
+
+    def scores(self, features: Features) -> NDArray[np.float64]:
+        """Log-odds of any records in nats, (n,)."""
+        self._network.eval()
+        found = self._base(self._scale.scalars(features))
+        for start in range(0, len(features), _ROWS):
+            rows = np.arange(start, min(start + _ROWS, len(features)))
+            with torch.no_grad():
+                correction = self._network(self._scale.tensors(features.take(rows)))
+            found[rows] += correction.double().numpy()
+        return found
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Two threads change the bits of a small model, and gain nothing."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _losses(
+    answers: Sequence[NDArray[np.float64]],
+    left_out: Sequence[NDArray[np.int64]],
+    is_member: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Minus log-likelihood in nats of every record by the network that left it out, (n,)."""
+    found = np.empty(len(is_member))
+    for rows, answer in zip(left_out, answers, strict=True):
+        found[rows] = np.logaddexp(0, np.where(is_member[rows], -answer, answer))
+    return found
+
+
+def _is_clear(gains: NDArray[np.float64]) -> bool:
+    """Whether their mean is above 0 by some standard errors."""
+    return bool(gains.mean() > _CLEARLY * gains.std() / np.sqrt(len(gains)))
+
+
+def _optimizer(network: nn.Module, config: NetworkConfig) -> torch.optim.Optimizer:
+    if config.optimizer == "adam":
+        return torch.optim.Adam(network.parameters(), config.lr, weight_decay=_WEIGHT_DECAY)
+    return torch.optim.SGD(
+        network.parameters(), config.lr, momentum=_MOMENTUM, weight_decay=_WEIGHT_DECAY
+    )

@@ -1,0 +1,233 @@
+"""One attack from request to result: candidates, null control, calibration, score."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attacks.decisions import Calibration
+from attacks.requests import AttackRequest
+from attacks.risk import access_of
+from attacks.scoring import score
+from attacks.shadows.lab import Lab, Mode
+from fl_audit.attack_spec import AttackInput, AttackOutput, MembershipScores
+from fl_audit.errors import AuditError, InputError, clean_text
+from fl_audit.game import GameTruth, MembershipGame
+from fl_audit.randomness import derived_rng
+from fl_audit.records import Records
+from fl_audit.results import AttackResult, UnavailableRecord, UnavailableResult
+from fl_audit.threat_model import Knowledge, flag_names
+from fl_audit.trace import TraceView
+
+logger = logging.getLogger("fl_audit")
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """One attack: run on the candidates, run on the null, calibrate, score.
+
+    Attributes:
+        get_labs: Gives "candidates" and "null" -> what an attack on the model works with.
+    """
+
+    request: AttackRequest
+    view: TraceView
+    auxiliary: Records | None
+    seed: int
+    device: str
+    get_labs: Callable[[], Mapping[str, Lab]]
+
+    @property
+    def labs(self) -> Mapping[str, Lab]:
+        """Laboratories, for attacks on the model only."""
+        return self.get_labs() if self.request.spec.is_on_model else {}
+
+    def __call__(
+        self,
+        game: MembershipGame | None,
+        truth: GameTruth | None,
+        is_scored: NDArray[np.bool_] | None,
+        left_out: Mapping[str, int] | None = None,
+    ) -> AttackResult:
+        """The result; `UnavailableResult` with the reason if the attack fails.
+
+        Args:
+            is_scored: Candidates to compute figures from; all if None.
+            left_out: Why members are not among them, and how many for each reason.
+        """
+        header = self.header()
+        try:
+            if self.request.spec.kind == "membership":
+                return self._membership(game, truth, is_scored, header, left_out=left_out)
+            return score(self._run(None, "targets"), header, game=game, truth=truth)
+        except AuditError as error:
+            return unavailable(header, str(error))
+        except Exception as error:
+            logger.debug("attack %s failed", self.request.label, exc_info=True)
+            return unavailable(header, f"the attack failed: {type(error).__name__}: {error}")
+
+    def _membership(
+        self,
+        game: MembershipGame | None,
+        truth: GameTruth | None,
+        is_scored: NDArray[np.bool_] | None,
+        header: dict[str, Any],
+        *,
+        left_out: Mapping[str, int] | None,
+    ) -> AttackResult:
+        if game is None:
+            raise InputError(
+                "candidates",
+                None,
+                "a membership attack needs records to ask about",
+                "Play a membership game (simulations do), or give audit_trace(game=...).",
+            )
+        known = null_known = None
+        if truth is not None and Knowledge.KNOWN_MEMBERS in self.request.spec.knows:
+            known = self._known(truth.is_member, is_scored, "candidates")
+            is_scored = _without(known, is_scored, len(truth.is_member))
+            null_known = self._known(truth.null_is_member, None, "null")
+        output = self._with_origin(self._run(game.candidates, "candidates", known=known))
+        null, null_scored = None, None
+        if len(game.null):
+            null = self._run(game.null, "null", known=null_known)
+            null_scored = _without(null_known, None, len(game.null))
+        return score(
+            output,
+            header,
+            game=game,
+            truth=truth,
+            null=null,
+            null_scored=null_scored,
+            is_scored=is_scored,
+            left_out=left_out,
+            calibration=self._calibration(),
+            access=access_of(self.request.spec.requires),
+        )
+
+    def scores(self, lab: Lab, part: str) -> NDArray[np.float64]:
+        """Scores of a laboratory's candidates."""
+        output = self._run(lab.candidates, part, lab=lab)
+        assert isinstance(output, MembershipScores)
+        return output.scores
+
+    def _with_origin(self, output: AttackOutput) -> AttackOutput:
+        """With a note on the models that were trained to compare with."""
+        mode = getattr(self.request.settings, "mode", None)
+        lab = self.labs.get("candidates")
+        if not isinstance(output, MembershipScores) or mode is None or lab is None:
+            return output
+        return replace(output, notes=(*output.notes, lab.workshop.origin(mode)))
+
+    def _calibration(self) -> Calibration | None:
+        """The same attack on a shadow model whose members are known."""
+        if not self.request.spec.is_on_model or "candidates" not in self.labs:
+            return None
+        settings = self.request.settings
+        num = getattr(settings, "num_shadow_models", 2)
+        lab = self.labs["candidates"]
+        mode = getattr(settings, "mode", None) or _calibration_mode(lab)
+        played = lab.calibration(mode, num)
+        if played is None:
+            return None
+        lab, is_member = played
+        known, scored = None, np.ones(len(is_member), dtype=np.bool_)
+        if Knowledge.KNOWN_MEMBERS in self.request.spec.knows:
+            known = self._known(is_member, None, "calibration")
+            scored = _without(known, None, len(is_member))
+        else:
+            most = self.request.spec.most_calibration
+            keep = np.sort(self._rng("calibration rows").permutation(len(is_member))[:most])
+            lab, is_member = replace(lab, rows=lab.rows[keep]), is_member[keep]
+            scored = scored[keep]
+        try:
+            output = self._run(lab.candidates, "calibration", lab=lab, known=known)
+        except AuditError:
+            logger.debug("attack %s: no calibration", self.request.label, exc_info=True)
+            return None
+        assert isinstance(output, MembershipScores)
+        if not scored.any() or len(np.unique(is_member[scored])) < 2:
+            return None
+        return Calibration(output.scores[scored], is_member[scored])
+
+    def _known(
+        self, is_member: NDArray[np.bool_], is_scored: NDArray[np.bool_] | None, part: str
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """A share of the members, and as large a share of the non-members, that are granted."""
+        fraction = getattr(self.request.settings, "known_fraction", 0.5)
+        rng = self._rng(f"known {part}")
+        usable = np.ones(len(is_member), np.bool_) if is_scored is None else is_scored
+        rows = []
+        for side in (is_member & usable, ~is_member & usable):
+            own = rng.permutation(np.flatnonzero(side))
+            rows.append(own[: round(fraction * len(own))])
+        chosen = np.sort(np.concatenate(rows))
+        return chosen, is_member[chosen]
+
+    def _run(
+        self,
+        candidates: Records | None,
+        part: str,
+        *,
+        lab: Lab | None = None,
+        known: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None,
+    ) -> AttackOutput:
+        """The attack, with a generator of its own for (seed, label, part)."""
+        return self.request.spec.run(
+            AttackInput(
+                view=self.view,
+                settings=self.request.settings,
+                rng=self._rng(part),
+                candidates=candidates,
+                auxiliary=self.auxiliary,
+                device=self.device,
+                lab=lab or self.labs.get(part),
+                known=known,
+            )
+        )
+
+    def _rng(self, part: str) -> np.random.Generator:
+        return derived_rng(self.seed, "attack", self.request.label, part)
+
+    def header(self) -> dict[str, Any]:
+        """The fields that every record of this attack shares."""
+        spec = self.request.spec
+        return {
+            "label": self.request.label,
+            "attack": spec.name,
+            "seed": self.seed,
+            "settings": self.request.settings.model_dump(mode="json"),
+            "requires": flag_names(spec.requires),
+            "knows": flag_names(spec.knows),
+            "reference": spec.reference,
+            "summary": spec.summary,
+            "rounds": list(self.view.rounds),
+        }
+
+
+def _calibration_mode(lab: Lab) -> Mode:
+    """For attacks that train nothing: not on audited records, where there are enough others."""
+    shop = lab.workshop
+    return "offline" if shop.num_auxiliary >= 2 * shop.train_size else "online"
+
+
+def _without(
+    known: tuple[NDArray[np.int64], NDArray[np.bool_]] | None,
+    is_scored: NDArray[np.bool_] | None,
+    num: int,
+) -> NDArray[np.bool_]:
+    """What figures are computed from: not the records whose membership was granted."""
+    scored = np.ones(num, dtype=np.bool_) if is_scored is None else is_scored.copy()
+    if known is not None:
+        scored[known[0]] = False
+    return scored
+
+
+def unavailable(header: Mapping[str, Any], reason: str) -> UnavailableResult:
+    """The result of an attack that gave no number, and why."""
+    return UnavailableResult(UnavailableRecord(**header, reason=clean_text(reason)))

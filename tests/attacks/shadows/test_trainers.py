@@ -1,0 +1,91 @@
+"""Trainers call back with every model; users' functions fail with their own words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from attacks.shadows import trainers
+from attacks.shadows.trainers import DefaultTrainer, FunctionTrainer, RecordsDataset
+from attacks.shadows.training import Job, TrainingConfig, fresh_builder
+from fl_audit.errors import InputError
+from fl_audit.records import Records
+
+
+def job(seed: int = 0, num: int = 30) -> Job:
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(num, 4)).astype(np.float32)
+    return Job(Records(np.arange(num), inputs, rng.integers(2, size=num)), seed)
+
+
+def collect(trainer: Any, work: list[Job]) -> dict[int, Any]:
+    found: dict[int, Any] = {}
+    trainer.train(work, found.__setitem__)
+    return found
+
+
+def bits(model: nn.Module) -> bytes:
+    return b"".join(t.detach().numpy().tobytes() for t in model.state_dict().values())
+
+
+def fit(model: nn.Module, dataset: RecordsDataset, *, seed: int) -> nn.Module:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for inputs, labels in DataLoader(dataset, batch_size=10):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+    return model
+
+
+def test_jobs_of_unequal_size_train_in_groups() -> None:
+    trainer = DefaultTrainer(fresh_builder(nn.Linear(4, 2)), TrainingConfig(epochs=1))
+    found = collect(trainer, [job(0, 30), job(1, 31), job(2, 30)])
+    assert sorted(found) == [0, 1, 2]
+
+
+def test_worker_processes_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    build = fresh_builder(nn.Sequential(nn.Conv1d(1, 2, 2), nn.Flatten(), nn.Linear(6, 2)))
+
+    def images(seed: int) -> Job:
+        plain = job(seed)
+        records = plain.records
+        return Job(Records(records.ids, records.inputs[:, None], records.labels), seed)
+
+    work = [images(seed) for seed in range(3)]
+    here = collect(DefaultTrainer(build, TrainingConfig(epochs=2), workers=1), work)
+    monkeypatch.setattr(trainers, "_WORTH_WORKERS", -1.0)
+    there = collect(DefaultTrainer(build, TrainingConfig(epochs=2), workers=2), work)
+    assert [bits(there[n]) for n in range(3)] == [bits(here[n]) for n in range(3)]
+
+
+def test_a_users_function_gets_a_fresh_module_a_data_set_and_a_seed() -> None:
+    seen: list[tuple[Any, int, int]] = []
+
+    def train(model: nn.Module, dataset: RecordsDataset, *, seed: int) -> nn.Module:
+        seen.append((model, len(dataset), seed))
+        return fit(model, dataset, seed=seed)
+
+    work = [job(0), job(1)]
+    found = collect(FunctionTrainer(train, fresh_builder(nn.Linear(4, 2))), work)
+    assert sorted(found) == [0, 1]
+    assert [(n, s) for _, n, s in seen] == [(30, 0), (30, 1)]
+    assert len(list(RecordsDataset(job()))) == 30
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [(None, "must return the trained model"), (ZeroDivisionError("no"), "ZeroDivisionError: no")],
+)
+def test_a_users_function_that_fails(answer: Any, message: str) -> None:
+    def train(model: nn.Module, dataset: RecordsDataset, *, seed: int) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with pytest.raises(InputError, match=message):
+        collect(FunctionTrainer(train, fresh_builder(nn.Linear(4, 2))), [job()])

@@ -1,0 +1,133 @@
+"""Models trained together are those trained one by one."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from attacks.shadows.training import (
+    Build,
+    Job,
+    TrainingConfig,
+    factory_builder,
+    fresh_builder,
+    train_one,
+    train_together,
+    trains_together,
+)
+from fl_audit.errors import InputError
+from fl_audit.records import Records
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3))
+
+
+def jobs(num: int, records: int = 50, *, targets: bool = False) -> list[Job]:
+    rng = np.random.default_rng(0)
+    found = []
+    for seed in range(num):
+        inputs = rng.normal(size=(records, 6)).astype(np.float32)
+        labels = rng.integers(3, size=records)
+        wanted = rng.normal(size=records).astype(np.float32) if targets else None
+        found.append(Job(Records(np.arange(records), inputs, labels, wanted), seed))
+    return found
+
+
+def bits(model: nn.Module) -> bytes:
+    return b"".join(t.detach().numpy().tobytes() for t in model.state_dict().values())
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    return torch.cat([t.detach().flatten() for t in model.state_dict().values()])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_together_is_one_by_one_and_groups_do_not_matter(
+    optimizer: Literal["sgd", "adam", "adamw"],
+) -> None:
+    config = TrainingConfig(
+        optimizer=optimizer, epochs=3, batch_size=16, momentum=0.9, weight_decay=1e-3
+    )
+    build, work = fresh_builder(mlp()), jobs(4)
+    together = train_together(build, work, config)
+    for job, model in zip(work, together, strict=True):
+        alone = train_one(build, job, config)
+        assert torch.allclose(weights(alone), weights(model), atol=1e-5)
+    for size in (1, 2):
+        group = train_together(build, work[:size], config)
+        assert [bits(m) for m in group] == [bits(m) for m in together[:size]]
+    assert len({bits(m) for m in together}) == 4
+
+
+def test_training_learns_and_leaves_the_global_generator_alone() -> None:
+    job = jobs(1)[0]
+    build = fresh_builder(mlp())
+    before = torch.random.get_rng_state()
+    model = train_one(build, job, TrainingConfig(epochs=800, learning_rate=1e-2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    right = model(torch.from_numpy(job.records.inputs)).argmax(1).numpy() == job.records.labels
+    assert right.mean() > 0.95
+
+
+def test_regression_and_soft_labels() -> None:
+    job = jobs(1, targets=True)[0]
+    one = factory_builder(lambda: nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 1)))
+    config = TrainingConfig(epochs=300, learning_rate=1e-2, loss="mse")
+    answers = train_one(one, job, config)(torch.from_numpy(job.records.inputs)).detach().numpy()
+    assert job.records.targets is not None
+    assert np.square(answers[:, 0] - job.records.targets).mean() < 0.1
+    soft = np.full((50, 3), 1 / 3, dtype=np.float32)
+    work = Job(job.records, 0, soft)
+    model = train_one(fresh_builder(mlp()), work, TrainingConfig(epochs=100, learning_rate=1e-2))
+    p = model(torch.from_numpy(job.records.inputs)).softmax(1).detach().numpy()
+    assert np.abs(p - 1 / 3).max() < 0.1
+
+
+def test_mse_needs_targets() -> None:
+    with pytest.raises(InputError, match=r"training.loss = 'mse': is for regression"):
+        train_one(fresh_builder(mlp()), jobs(1)[0], TrainingConfig(loss="mse"))
+
+
+@pytest.mark.parametrize(
+    ("part", "together"),
+    [
+        (nn.Linear(3, 3), True),
+        (nn.Conv2d(1, 1, 1), False),
+        (nn.BatchNorm1d(3), False),
+        (nn.Dropout(0.5), False),
+        (nn.LayerNorm(3), True),
+    ],
+)
+def test_what_trains_together(part: nn.Module, together: bool) -> None:
+    assert trains_together(nn.Sequential(part)) is together
+
+
+def test_fresh_modules_have_new_weights_by_seed() -> None:
+    trained = mlp()
+    build: Build = fresh_builder(trained)
+    assert bits(build(1)) == bits(build(1)) != bits(build(2))
+    old = {bits(nn.Sequential(p)) for p in trained}
+    new = {bits(nn.Sequential(p)) for p in chain(build(1)) if list(p.parameters())}
+    assert not old & new
+
+
+def test_a_layer_that_cannot_be_reset_is_named() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(3))
+
+    with pytest.raises(InputError, match="reset_parameters") as caught:
+        fresh_builder(nn.Sequential(nn.Linear(2, 3), Odd()))
+    assert "layer '1'" in str(caught.value)
+
+
+def test_a_factory_must_return_a_module() -> None:
+    with pytest.raises(InputError, match="model factory = 'dict'"):
+        factory_builder(dict)(0)

@@ -1,0 +1,109 @@
+"""Games about many models: of the algorithm, and of single records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+import fl_audit
+from attacks.games import GAMES, _over_records
+from fl_audit.errors import InputError
+from fl_audit.report.model import AuditReport
+from fl_audit.results import MembershipRecord, UnavailableRecord
+
+RNG = np.random.default_rng(0)
+INPUTS = RNG.normal(size=(400, 20)).astype(np.float32)
+LABELS = RNG.integers(4, size=400)  # random: a model can only learn them by heart
+TABLE = {"epochs": 60, "learning_rate": 1e-2}
+
+
+def play(game: str, **changes: Any) -> AuditReport:
+    model = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 4))
+    options: dict[str, Any] = {
+        "members": range(60),
+        "training": TABLE,
+        "attacks": ["loss_threshold"],
+        "num_targets": 6,
+        "seed": 0,
+    }
+    return fl_audit.audit_model(model, (INPUTS, LABELS), game=game, **options | changes)  # type: ignore[arg-type]
+
+
+def figure(report: AuditReport) -> MembershipRecord:
+    (record,) = report.attacks
+    assert isinstance(record, MembershipRecord), record
+    return record
+
+
+def test_an_algorithm_that_memorises_is_found_over_models() -> None:
+    record = figure(play("algorithm"))
+    assert record.result is not None
+    found = record.result.metrics["auc"]
+    assert found.n == 6  # models are the trials
+    assert found.low > 0.8
+
+
+def test_an_algorithm_that_does_not_train_gives_nothing_away() -> None:
+    still = {"epochs": 1, "learning_rate": 1e-12}
+    record = figure(play("algorithm", training=still, num_targets=12))
+    assert record.result is not None
+    found = record.result.metrics["auc"]
+    assert found.low <= 0.5 <= found.high
+
+
+def test_records_have_a_risk_of_their_own() -> None:
+    report = play("record", num_targets=8)
+    record = figure(report)
+    assert record.result is not None
+    assert record.result.metrics["auc"].value > 0.8
+    assert record.details is not None
+    assert record.details.most_exposed[0].score == 1.0
+    assert report.model is not None
+    assert report.model.game == GAMES["record"]
+
+
+def test_leave_one_out_asks_about_the_records_named() -> None:
+    record = figure(play("leave-one-out", records=[3, 5], num_targets=4))
+    assert record.result is not None
+    assert record.details is not None
+    assert sorted(e.id for e in record.details.most_exposed) == [3, 5]
+    found = record.result.metrics["auc"]
+    assert found.value > 0.8  # a random label is known only by who trained on it
+    assert found.low < found.value
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_targets": 3}, "must be even"),
+        ({"attacks": [{"name": "rmia", "mode": "offline"}]}, 'mode = "online"'),
+        ({"training": None}, "nothing says how"),
+    ],
+)
+def test_what_cannot_be_played_says_why(changes: dict[str, Any], message: str) -> None:
+    (record,) = play("algorithm", **changes).attacks
+    assert isinstance(record, UnavailableRecord)
+    assert message in record.reason
+
+
+def test_unknown_records_and_games_are_named() -> None:
+    (record,) = play("leave-one-out", records=[399999]).attacks
+    assert isinstance(record, UnavailableRecord)
+    assert "records = 399999" in record.reason
+    with pytest.raises(InputError, match="Did you mean 'model'"):
+        play("modle")
+
+
+def test_the_mean_over_records_has_an_interval_over_models() -> None:
+    """A closed form: scores that tell membership alone give 1, whatever the model."""
+    rng = np.random.default_rng(0)
+    member = rng.random((8, 30)) < 0.5
+    member[0], member[1] = True, False  # every record on both sides
+    perfect = _over_records(member.astype(float), member).metrics["auc"]
+    assert perfect.value == 1.0
+    assert perfect.low == pytest.approx(0.025 ** (1 / 4))
+    blind = _over_records(rng.normal(size=member.shape), member).metrics["auc"]
+    assert blind.low <= 0.5 <= blind.high

@@ -1,0 +1,77 @@
+"""What a command prints of results: a few in full, many on a line each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fl_audit.cli.console import print_results
+from fl_audit.results import AnyAttackRecord, Estimate, MembershipRecord, UnavailableRecord
+
+
+def record(label: str, **changes: Any) -> MembershipRecord:
+    names = ("auc", "tpr@fpr=0.1", "tpr@fpr=0.01", "tpr@fpr=0.001", "balanced_accuracy")
+    estimates = {
+        name: Estimate(value=0.7 + i / 100, low=0.6, high=0.8, confidence=0.95, n=400)
+        for i, name in enumerate(names)
+    }
+    fields: dict[str, Any] = {
+        "label": label,
+        "attack": "lira",
+        "seed": 0,
+        "settings": {},
+        "requires": ["logits"],
+        "knows": [],
+        "reference": "",
+        "summary": "",
+        "rounds": [],
+        "result": {
+            "num_members": 200,
+            "num_non_members": 200,
+            "metrics": estimates,
+            "roc": {"fpr": [0, 1], "tpr": [0, 1]},
+        },
+        "null": None,
+        "null_holds": None,
+        "scores_file": "lira.parquet",
+    }
+    return MembershipRecord.model_validate(fields | changes)
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fl_audit.cli.console.console", Console(width=80))
+
+
+def printed(records: list[AnyAttackRecord], capsys: pytest.CaptureFixture[str]) -> str:
+    print_results(records)
+    return capsys.readouterr().out
+
+
+def test_a_few_attacks_are_printed_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed([record(f"a{i}") for i in range(6)], capsys)
+    assert " ".join(out.split()).count("tpr@fpr=0.001 0.730 [0.600, 0.800] -") == 6
+    assert out.count("leaks membership") == 6
+
+
+def test_many_attacks_fit_80_columns_with_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    labels = [f"a_long_attack_name_{i:02}" for i in range(19)]
+    records: list[AnyAttackRecord] = [record(label) for label in labels]
+    records.append(record("[red]by labels[/]", requires=["labels-only"]))
+    base = record("x").model_dump(include={*UnavailableRecord.model_fields} - {"kind"})
+    records.append(UnavailableRecord(**base | {"label": "shokri"}, reason="[bold]needs more"))
+    out = printed(records, capsys)
+    assert max(map(len, out.splitlines())) <= 80
+    for column in ("auc", "tpr@fpr=0.01", "tpr@fpr=0.001", "balanced", "accuracy"):
+        assert column in out
+    for value in ("0.700", "0.720", "0.730", "0.740"):
+        assert out.count(value) == 20
+    assert "0.710" not in out  # the highest rate makes way
+    lines = [line.strip() for line in out.splitlines()]
+    assert lines.index("labels") < lines.index("confidences")
+    assert out.count("leaks membership") == 1
+    assert "[red]by labels[/]" in " ".join(out.split())
+    assert "not available: [bold]needs more" in out
+    assert "All figures, and their controls, stand in the report." in out
