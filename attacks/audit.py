@@ -309,6 +309,8 @@ def scores_table(result: MembershipResult) -> bytes:
     if result.probabilities is not None:
         columns["probability"] = result.probabilities
         columns["decision"] = result.called
+    if result.accuracy is not None:
+        columns["accuracy"] = result.accuracy
     if result.is_member is not None:
         columns["is_member"] = result.is_member
         columns["is_scored"] = result.is_scored

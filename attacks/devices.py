@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from fl_audit.errors import InputError
@@ -21,3 +24,14 @@ def choose_device(device: str) -> str:
             "device", device, "torch sees no CUDA device", "Use device = 'auto' or 'cpu'."
         )
     return "cuda" if device != "cpu" and available else "cpu"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread: two change the last bits of an answer, and gain little on small models."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

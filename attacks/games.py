@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from attacks.decisions import Calibration
 from attacks.risk import access_of
 from attacks.runner import Runner, unavailable
 from attacks.scoring import FPRS, membership_metrics
@@ -149,7 +150,8 @@ def _result(
         **runner.header(),
         notes=[
             f"Over {len(scores)} models: {GAMES[game]}.",
-            "Scores of single records are the AUC of the attack over models with and without them.",
+            "Scores of single records are the AUC of the attack over models with and without them; "
+            "accuracy is the share of models in which the decision on the record is right.",
         ],
         result=metrics,
         null=None,
@@ -158,7 +160,30 @@ def _result(
         scores_file=f"{label}.parquet",
     )
     candidates = given.candidates.take(chosen)
-    return MembershipResult(record, candidates, np.nan_to_num(each, nan=0.5), None, None, None)
+    return MembershipResult(
+        record,
+        candidates,
+        np.nan_to_num(each, nan=0.5),
+        is_member=None,
+        is_scored=None,
+        null_scores=None,
+        accuracy=_accuracy(scores, is_member),
+    )
+
+
+def _accuracy(scores: NDArray[np.float64], is_member: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Share of models in which the decision on a record is right, (n,).
+
+    The threshold for a model is the one that tells members apart best in all models but it and its
+    pair, so that no model sets its own.
+    """
+    right = np.empty(scores.shape)
+    for number in range(len(scores)):
+        others = np.arange(len(scores)) // 2 != number // 2
+        threshold = Calibration(scores[others].ravel(), is_member[others].ravel())
+        right[number] = threshold.called_balanced(scores[number]) == is_member[number]
+    shares: NDArray[np.float64] = right.mean(axis=0)
+    return shares
 
 
 def _each_record(scores: NDArray[np.float64], is_member: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.decisions import Calibration
+from attacks.devices import one_thread
 from attacks.requests import AttackRequest
 from attacks.risk import access_of
 from attacks.scoring import score
@@ -178,18 +179,18 @@ class Runner:
         known: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None,
     ) -> AttackOutput:
         """The attack, with a generator of its own for (seed, label, part)."""
-        return self.request.spec.run(
-            AttackInput(
-                view=self.view,
-                settings=self.request.settings,
-                rng=self._rng(part),
-                candidates=candidates,
-                auxiliary=self.auxiliary,
-                device=self.device,
-                lab=lab or self.labs.get(part),
-                known=known,
-            )
+        given = AttackInput(
+            view=self.view,
+            settings=self.request.settings,
+            rng=self._rng(part),
+            candidates=candidates,
+            auxiliary=self.auxiliary,
+            device=self.device,
+            lab=lab or self.labs.get(part),
+            known=known,
         )
+        with one_thread():  # live and later, an attack gives the same bits
+            return self.request.spec.run(given)
 
     def _rng(self, part: str) -> np.random.Generator:
         return derived_rng(self.seed, "attack", self.request.label, part)

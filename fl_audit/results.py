@@ -191,6 +191,8 @@ class MembershipResult:
         null_scores: Scores of the null candidates, or None without a null control.
         probabilities: P(member), shape (n,), or None where nothing was calibrated.
         called: True where the record is called a member, shape (n,), or None likewise.
+        accuracy: In games over many models, the share of them in which the decision on the record
+            is right, shape (n,).
     """
 
     record: MembershipRecord
@@ -201,6 +203,7 @@ class MembershipResult:
     null_scores: NDArray[np.float64] | None
     probabilities: NDArray[np.float64] | None = None
     called: NDArray[np.bool_] | None = None
+    accuracy: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -152,7 +152,7 @@ def _lesson(given: AttackInput, lab: Lab) -> _Lesson:
                 'Give a trainer and more records, or use train_on = "known".',
             )
         shadow, is_member = played
-        return _Lesson(shadow, np.arange(len(is_member)), is_member, "a shadow model")
+        return _Lesson(shadow, np.arange(len(shadow.rows)), is_member, "a shadow model")
     if train_on == "proxy":
         if lab.proxy is None:
             raise InputError(
@@ -163,7 +163,7 @@ def _lesson(given: AttackInput, lab: Lab) -> _Lesson:
             )
         proxy, is_member = lab.proxy
         _check_disjoint(proxy.candidates, lab)
-        return _Lesson(proxy, np.arange(len(is_member)), is_member, "the adversary's own model")
+        return _Lesson(proxy, np.arange(len(proxy.rows)), is_member, "the adversary's own model")
     if given.known is None:
         raise InputError(
             "known",
@@ -206,7 +206,7 @@ def _check_disjoint(records: Records, lab: Lab) -> None:
             raise InputError(
                 f"record {number} of the proxy",
                 digest[:12],
-                "is an audited record, too, so its known membership would tell the answer",
+                "is an audited record, too: the attack must learn from others than it is judged on",
                 "Give the proxy records that are not audited.",
             )
 

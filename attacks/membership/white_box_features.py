@@ -162,10 +162,11 @@ class FeatureMaker:
             of_layers = []
             for path, names in own.items():
                 matrix = joined([found[name] for name in names])
-                norm = matrix.flatten(1).double().norm(dim=1)
-                shape = (-1, *[1] * (matrix.dim() - 1))
-                direction = matrix / norm.clamp(min=_LEAST_NORM).reshape(shape)
-                parts[_gradient(path)].append(self._reduced(_gradient(path), direction))
+                norm = torch.linalg.vector_norm(matrix.flatten(1), dim=1, dtype=torch.float64)
+                scale = norm.clamp(min=_LEAST_NORM).float().cpu().numpy()
+                reduced = self._reduced(_gradient(path), matrix)
+                shape = (-1, *[1] * (reduced.ndim - 1))
+                parts[_gradient(path)].append(reduced / scale.reshape(shape))
                 of_layers.append(norm)
             if len(of_layers) > 1:
                 of_layers.insert(0, torch.stack(of_layers).norm(dim=0))

@@ -38,7 +38,7 @@ def record_gradients(
     Raises:
         InputError: If the model refuses the records.
     """
-    every = dict(module.named_parameters())
+    every = dict(module.named_parameters(remove_duplicate=False))  # a tied weight has two names
     weights = {name: every[name].detach() for name in names}
     size = sum(p.numel() for p in weights.values())
     most = max(1, min(_MOST_ROWS, _ELEMENTS // size))
@@ -49,8 +49,9 @@ def record_gradients(
         inputs = torch.from_numpy(np.array(records.inputs[rows])).to(_device(module))
         answers = torch.from_numpy(np.array(wanted[rows])).to(_device(module))
         try:
-            gradients = function(weights, inputs, answers)
-        except (RuntimeError, IndexError) as error:
+            with torch.no_grad():  # other parameters may want gradients: nothing is kept for them
+                gradients = function(weights, inputs, answers)
+        except (RuntimeError, ValueError, IndexError) as error:
             raise InputError(
                 "records",
                 records.input_shape,

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from attacks.devices import one_thread
 from attacks.shadows.identity import function_identity
 from attacks.shadows.training import (
     Build,
@@ -86,7 +87,9 @@ class DefaultTrainer:
 
     def train(self, jobs: Sequence[Job], on_model: OnModel) -> None:
         """Train a model for each job."""
-        if trains_together(self._sample):  # even one: its bits must not depend on the group
+        fits = [j for j in jobs if self._group(len(j.records), j) > 1]
+        if trains_together(self._sample) and len(fits) == len(jobs):
+            # even one: its bits must not depend on the group
             self._train_together(jobs, on_model)
             return
         run_each(self._one, jobs, on_model, workers=self._workers, ray_address=self._ray)
@@ -94,14 +97,17 @@ class DefaultTrainer:
     def _one(self, job: Job) -> nn.Module:
         return train_one(self.build, job, self.config, device=self.device)
 
+    def _group(self, num: int, job: Job) -> int:
+        """How many models on so many records fit in memory; inputs of one alone may not."""
+        return group_size(self._sample, num, int(np.prod(job.records.input_shape)))
+
     def _train_together(self, jobs: Sequence[Job], on_model: OnModel) -> None:
         """Groups of equal size; which models form one depends on the jobs only, never on time."""
         by_size: dict[tuple[int, bool], list[int]] = {}
         for number, job in enumerate(jobs):
             by_size.setdefault((len(job.records), job.soft is None), []).append(number)
         for (num, _), numbers in sorted(by_size.items()):
-            inputs = int(np.prod(jobs[0].records.input_shape))
-            most = group_size(self._sample, num, inputs)
+            most = self._group(num, jobs[0])
             for start in range(0, len(numbers), most):
                 chosen = numbers[start : start + most]
                 group = [jobs[n] for n in chosen]
@@ -139,10 +145,8 @@ class FunctionTrainer:
 
     def _one(self, job: Job) -> Any:
         model = None if self._build is None else self._build(job.seed)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         try:
-            with torch.random.fork_rng(devices=[]):
+            with one_thread(), torch.random.fork_rng(devices=[]):
                 torch.random.manual_seed(job.seed % 2**63)
                 trained = self._function(model, RecordsDataset(job), seed=job.seed % 2**32)
         except Exception as error:  # users' code raises anything
@@ -152,8 +156,6 @@ class FunctionTrainer:
                 f"raised {type(error).__name__}: {error}",
                 "It is called as train(model, dataset, seed=...) and returns the trained model.",
             ) from error
-        finally:
-            torch.set_num_threads(threads)
         if not isinstance(trained, nn.Module) and not callable(trained):
             raise InputError(
                 "train",

@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from attacks.devices import one_thread
 from fl_audit.errors import InputError
 from fl_audit.randomness import derived_rng, derived_seed
 from fl_audit.records import Records
@@ -155,24 +156,19 @@ def train_one(
     Args:
         on_epoch: Called with the model after every epoch.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # two change the bits of a small model, and gain nothing
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(derived_seed(job.seed, "training") % 2**63)
-            model = build(derived_seed(job.seed, "weights")).to(device).train()
-            optimizer = config.make_optimizer(list(model.parameters()))
-            for batches in epoch_batches(len(job.records), config, job.seed):
-                for rows in batches:
-                    inputs, wanted = _batch(job, rows, config, device)
-                    optimizer.zero_grad(set_to_none=True)
-                    loss: torch.Tensor = _losses(model(inputs), wanted, config).mean()
-                    loss.backward()  # type: ignore[no-untyped-call]
-                    optimizer.step()
-                if on_epoch is not None:
-                    on_epoch(model)
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(derived_seed(job.seed, "training") % 2**63)
+        model = build(derived_seed(job.seed, "weights")).to(device).train()
+        optimizer = config.make_optimizer(list(model.parameters()))
+        for batches in epoch_batches(len(job.records), config, job.seed):
+            for rows in batches:
+                inputs, wanted = _batch(job, rows, config, device)
+                optimizer.zero_grad(set_to_none=True)
+                loss: torch.Tensor = _losses(model(inputs), wanted, config).mean()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            if on_epoch is not None:
+                on_epoch(model)
     return model
 
 
@@ -185,32 +181,27 @@ def train_together(
     """
     num = len(jobs[0].records)
     assert all(len(job.records) == num for job in jobs)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(derived_seed(jobs[0].seed, "training") % 2**63)
-            models = [build(derived_seed(job.seed, "weights")).to(device) for job in jobs]
-            stacked, buffers = stack_module_state(models)
-            base = copy.deepcopy(models[0]).to("meta").train()
-            losses: Any = vmap(_batched_loss(base, config), randomness="different")
-            parameters = {n: p.detach().requires_grad_(True) for n, p in stacked.items()}
-            optimizer = config.make_optimizer(list(parameters.values()))
-            whole = [_batch(job, np.arange(num), config, device) for job in jobs]
-            inputs = torch.stack([x for x, _ in whole])
-            wanted = torch.stack([y for _, y in whole])
-            del whole
-            plans = [epoch_batches(num, config, job.seed) for job in jobs]
-            which = torch.arange(len(jobs), device=device)[:, None]
-            for epoch in zip(*plans, strict=True):
-                for rows in zip(*epoch, strict=True):
-                    index = torch.from_numpy(np.stack(rows)).to(device)
-                    optimizer.zero_grad(set_to_none=True)
-                    found = losses(parameters, buffers, inputs[which, index], wanted[which, index])
-                    found.sum().backward()  # models share no weight: each gets its own gradient
-                    optimizer.step()
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(derived_seed(jobs[0].seed, "training") % 2**63)
+        models = [build(derived_seed(job.seed, "weights")).to(device) for job in jobs]
+        stacked, buffers = stack_module_state(models)
+        base = copy.deepcopy(models[0]).to("meta").train()
+        losses: Any = vmap(_batched_loss(base, config), randomness="different")
+        parameters = {n: p.detach().requires_grad_(True) for n, p in stacked.items()}
+        optimizer = config.make_optimizer(list(parameters.values()))
+        whole = [_batch(job, np.arange(num), config, device) for job in jobs]
+        inputs = torch.stack([x for x, _ in whole])
+        wanted = torch.stack([y for _, y in whole])
+        del whole
+        plans = [epoch_batches(num, config, job.seed) for job in jobs]
+        which = torch.arange(len(jobs), device=device)[:, None]
+        for epoch in zip(*plans, strict=True):
+            for rows in zip(*epoch, strict=True):
+                index = torch.from_numpy(np.stack(rows)).to(device)
+                optimizer.zero_grad(set_to_none=True)
+                found = losses(parameters, buffers, inputs[which, index], wanted[which, index])
+                found.sum().backward()  # models share no weight: each gets its own gradient
+                optimizer.step()
     for number, model in enumerate(models):
         with torch.no_grad():
             for name, target in model.named_parameters():

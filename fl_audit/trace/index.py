@@ -60,7 +60,8 @@ class ReplyEntry(Record):
         description="Every array holds finite numbers only; None if the arrays were not kept"
     )
     was_left_out: bool = Field(
-        default=False, description="Arrays came, and were not kept: recording policy, cap or a full disk"
+        default=False,
+        description="Arrays came, and were not kept: recording policy, cap or a full disk",
     )
     error_code: int | None = None
     error_reason: Text | None = None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from torch import nn
 
 import fl_audit
-from attacks.games import GAMES, _over_records
+from attacks.games import GAMES, _accuracy, _over_records
 from fl_audit.errors import InputError
 from fl_audit.report.model import AuditReport
 from fl_audit.results import MembershipRecord, UnavailableRecord
@@ -63,6 +65,17 @@ def test_records_have_a_risk_of_their_own() -> None:
     assert record.details.most_exposed[0].score == 1.0
     assert report.model is not None
     assert report.model.game == GAMES["record"]
+
+
+def test_the_table_has_the_accuracy_on_each_record(tmp_path: Path) -> None:
+    play("algorithm", num_targets=6).save(tmp_path)
+    table = pq.read_table(tmp_path / "results" / "loss_threshold.parquet").to_pandas()
+    assert table.accuracy.between(0, 1).all()
+    assert table.accuracy.mean() > 0.8
+    member = np.array([[True, False]] * 4).repeat(1, axis=0)
+    member[1::2] = ~member[1::2]
+    assert _accuracy(member * 1.0, member).tolist() == [1.0, 1.0]
+    assert _accuracy(member * -1.0, member).max() <= 0.5
 
 
 def test_leave_one_out_asks_about_the_records_named() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -80,6 +81,40 @@ def test_a_model_with_dropout_is_repeatable_too(tmp_path: Path, dropout: str) ->
     assert digests == digests[:1] * 4
 
 
+def test_a_worker_that_builds_the_data_in_its_first_call_draws_as_any_other(
+    tmp_path: Path, dropout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As workers of Ray do; and data that draws from the process's generators is repeatable."""
+
+    def make() -> tuple[np.ndarray, np.ndarray]:
+        return np.random.random((400, 8)), np.random.randint(0, 4, 400)  # noqa: NPY002
+
+    module = types.ModuleType("drawn_data")
+    module.make = make  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "drawn_data", module)
+    scenario = parse_scenario(
+        {
+            "federation": {"rounds": 2, "clients": 2},
+            "data": {"name": "drawn_data:make", "examples_per_client": 20, "test": 20},
+            "game": {"members": 20, "auxiliary": 0},
+            "model": {"name": dropout},
+        }
+    )
+    first = run_scenario(scenario, out=tmp_path / "a")
+    real = client_app._state
+
+    def fresh(*args: Any) -> Any:
+        client_app.shared_state.cache_clear()
+        return real(*args)
+
+    monkeypatch.setattr(client_app, "_state", fresh)
+    client_app.shared_state.cache_clear()
+    again = run_scenario(scenario, out=tmp_path / "b")
+    assert first.trace is not None
+    assert again.trace is not None
+    assert again.trace.digest == first.trace.digest
+
+
 def test_the_saved_scenario_repeats_the_run(tmp_path: Path) -> None:
     first = run_scenario(parse_scenario(SMALL), out=tmp_path / "a")
     again = run_scenario(tmp_path / "a" / "scenario.toml", out=tmp_path / "b")
@@ -104,8 +139,6 @@ def test_strategies_by_name(strategy: str, tmp_path: Path) -> None:
 
 
 def test_a_defence_on_the_client_side_clips_what_is_sent(tmp_path: Path) -> None:
-    import numpy as np
-
     defence = {
         "name": "DifferentialPrivacyClientSideFixedClipping",
         "noise_multiplier": 0.1,

@@ -15,10 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from torch import nn
 
 from attacks.audit import audit_run
+from attacks.shadows.trainers import DefaultTrainer
+from attacks.shadows.training import Job, TrainingConfig, fresh_builder
 from fl_audit.errors import InputError
+from fl_audit.records import Records
 from fl_audit.results import MembershipResult
 from fl_audit.run_directory import RunDirectory
 from simulations import client_app
@@ -200,3 +205,22 @@ def run_with(scenario: Any, out: Path, cluster: str, monkeypatch: pytest.MonkeyP
         run_scenario(scenario, out=out, engine="ray", ray_address=cluster)
     finally:
         monkeypatch.undo()
+
+
+def test_shadow_models_train_as_ray_tasks_with_the_same_bits(cluster: str) -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(20, 1, 4)).astype(np.float32)
+    records = Records(np.arange(20), inputs, rng.integers(2, size=20))
+    work = [Job(records, seed) for seed in range(3)]
+    build = fresh_builder(nn.Sequential(nn.Conv1d(1, 2, 2), nn.Flatten(), nn.Linear(6, 2)))
+    config = TrainingConfig(epochs=1)
+
+    def weights(**options: Any) -> list[bytes]:
+        found: dict[int, nn.Module] = {}
+        DefaultTrainer(build, config, **options).train(work, found.__setitem__)
+        return [
+            b"".join(t.numpy().tobytes() for t in found[number].state_dict().values())
+            for number in range(3)
+        ]
+
+    assert weights(ray_address=cluster) == weights(workers=1)
