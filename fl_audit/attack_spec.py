@@ -146,6 +146,6 @@ def check_member_scores(scores: NDArray[np.float64], expected: int, label: str) 
             label,
             float(scores[0]),
             "every candidate has this one score, so there is no signal",
-            "Check the trace for updates that overflow, the model for equal answers to all inputs, and "
-            "the settings for a threshold that no record passes (rmia: a smaller gamma).",
+            "Check the trace for updates that overflow, the model for equal answers to all inputs, "
+            "and the settings for a threshold that no record passes (rmia: a smaller gamma).",
         )

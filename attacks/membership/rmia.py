@@ -194,10 +194,9 @@ def _run(given: AttackInput) -> MembershipScores:
     lab.require_population()
     shadows = lab.shadows(settings.mode, settings.num_shadow_models, instead="population")
     notes = [f"{len(shadows)} reference models."]
-    a, how = settings.offline_a, "as set"
-    if settings.mode == "offline":
-        if a is None:
-            a, how = _tuned_a(lab, settings)
+    a = settings.offline_a
+    if settings.mode == "offline" and a is None:
+        a, how = _tuned_a(lab, settings)
         notes.append(f"offline_a = {a:g}, {how}.")
     scores = _scores(lab, shadows, settings, _DEFAULT_A if a is None else a)
     return MembershipScores(scores, notes=tuple(notes))

@@ -268,7 +268,7 @@ def _notes(
     notes = [
         f"{len(model.learners)} networks trained on {len(lesson.rows)} records of {lesson.told}, "
         f"on {'answers only' if not selection else f'layers {layers}'}.",
-        f"Stopped after epoch {model.epoch}."
+        f"Stopped after epoch {model.epoch}; {model.share:g} of their correction counts."
         if model.epoch
         else f"Scores rank by the {base} alone: on records left out, the networks found no more.",
     ]

@@ -1,4 +1,4 @@
-"""What an attack inside a model reads off each record: loss, label, gradients and activations.
+"""What an attack inside a model reads off each record: answers, loss, label, gradients, outputs.
 
 A layer's gradient enters in two parts: its direction (the gradient divided by its L2 norm, so that
 records whose gradients differ by orders of magnitude compare), and the logarithm of the norm.
@@ -102,7 +102,7 @@ class FeatureMaker:
     """Makes features that compare between models of one architecture.
 
     Args:
-        selection: Layers to look at; none of them: the answers take their place.
+        selection: Layers to look at, besides the answers of the model.
         loss: Whether the loss is a feature.
         label: Whether the class is, as one number for each class.
         num_records: How many records the attack network is trained on: the more, the smaller the
@@ -140,11 +140,11 @@ class FeatureMaker:
         is_classification = records.targets is None
         if self._loss:
             scalars.append(minus_log_loss(logits, records.labels)[:, None])
-        if self._label and is_classification:
-            blocks["label"] = np.eye(logits.shape[1], dtype=np.float32)[records.labels]
-        if not self._selection and is_classification:
+        if is_classification:
             log_p = np.maximum(log_softmax(logits, axis=1), _LEAST_LOG_P)
             blocks["answers"] = log_p.astype(np.float32)
+        if self._label and is_classification:
+            blocks["label"] = np.eye(logits.shape[1], dtype=np.float32)[records.labels]
         if self._selection.gradients:
             norms, found = self._gradients(require_module(target), records)
             scalars.append(norms)

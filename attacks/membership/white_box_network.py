@@ -43,9 +43,15 @@ class AttackNetwork(nn.Module):
             layers += [nn.Dropout(_DROPOUT), nn.Linear(width, following), nn.ReLU()]
             width = following
         last = nn.Linear(width, 1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
         self.encoder = nn.Sequential(*layers, last)
+        for part in self.modules():
+            if isinstance(part, nn.Linear | nn.Conv1d):
+                # torch's own initialisation lets a signal fade over six layers, and the first
+                # epochs of a network that corrects nothing yet would be lost on bringing it back
+                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")
+                assert part.bias is not None
+                nn.init.zeros_(part.bias)
+        nn.init.zeros_(last.weight)
 
     def forward(self, inputs: list[torch.Tensor]) -> torch.Tensor:
         """Features (n, *shape) each, to corrections (n,) in nats."""

@@ -1,9 +1,10 @@
 """Training of attack networks on records of known membership, few as they may be.
 
-Several networks each leave out a fold of the known records, and learn side by side. All stop after
-the same epoch, the one with the lowest loss on what they left out. They start by correcting nothing
-of their base, and where the best epoch is not clearly better than that, the base is kept: with few
-known records the loss says nearly everything, and a network that has its way loses it in noise.
+Several networks each leave out a fold of the known records, and learn side by side. They start by
+correcting nothing of their base. After which epoch they stop, and how large a share of the
+correction counts, is chosen by the loss on the records left out; and where the best choice is not
+clearly better than the base, the base is kept. With few known records the loss says nearly
+everything, and a network that has its way loses it in noise.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from attacks.membership.white_box_network import AttackNetwork, Base, Scale
 _WEIGHT_DECAY = 1e-3
 _MOMENTUM = 0.9  # sgd
 _PATIENCE = 20  # epochs without a better loss
-_CLEARLY = 2.0  # standard errors: the epoch was chosen on the same records
-_ROWS = 1024  # records scored at once
+_SHARES = (1.0, 0.5, 0.25, 0.1)  # of the correction: networks trust few records too much
+_CLEARLY = 3.0  # standard errors: the best of some hundred choices is 2 above by chance
+_ROWS = 1024  # records corrected at once
 
 Optimizer = Literal["adam", "sgd"]
 
@@ -54,14 +56,19 @@ class AttackModel:
 
     Attributes:
         epoch: After which they stopped; 0: they correct nothing, and the base alone scores.
+        share: Of their correction that counts.
     """
 
     learners: list[Learner]
     epoch: int
+    share: float
 
     def scores(self, features: Features) -> NDArray[np.float64]:
         """Log-odds of membership in nats, up to a constant, (n,); higher = more like a member."""
-        each = [learner.scores(features) for learner in self.learners]
+        each = [
+            learner.base(features) + self.share * learner.correction(features)
+            for learner in self.learners
+        ]
         found: NDArray[np.float64] = np.mean(each, axis=0)
         return found
 
@@ -81,37 +88,55 @@ def train_networks(
     num = round(1 / config.validation)
     folds = StratifiedKFold(num, shuffle=True, random_state=int(rng.integers(2**32)))
     split = list(folds.split(known.scalars, is_member))
-    left_out = [left for _, left in split]
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(int(rng.integers(2**63)))
-        learners = [
-            Learner(known, is_member, own, left, config=config, rng=rng) for own, left in split
-        ]
-        has_base = known.scalars.shape[1] > 0
-        base = _losses([learner.left() for learner in learners], left_out, is_member)
-        best, epoch = (base if has_base else np.full(len(base), np.inf)), 0
-        for number in range(1, config.epochs + 1):
-            losses = _losses([learner.learn() for learner in learners], left_out, is_member)
-            if losses.mean() < best.mean():
-                best, epoch = losses, number
-                for learner in learners:
-                    learner.keep()
-            elif number - epoch >= _PATIENCE:
-                break
-        if has_base and not _is_clear(base - best):
-            epoch = 0
+        learners = [Learner(known, is_member, own, config=config, rng=rng) for own, _ in split]
+        return _stopped(learners, known, is_member, [left for _, left in split], config=config)
+
+
+def _stopped(
+    learners: list[Learner],
+    known: Features,
+    is_member: NDArray[np.bool_],
+    left_out: list[NDArray[np.int64]],
+    *,
+    config: NetworkConfig,
+) -> AttackModel:
+    """Let them learn until the records left out say no more."""
+    has_base = known.scalars.shape[1] > 0
+    left = [known.take(rows) for rows in left_out]
+    bases = [learner.base(part) for learner, part in zip(learners, left, strict=True)]
+    base = _losses(bases, left_out, is_member)
+    best, epoch, share = (base if has_base else np.full(len(base), np.inf)), 0, 0.0
+    for number in range(1, config.epochs + 1):
         for learner in learners:
-            learner.finish(corrects=epoch > 0)
-    return AttackModel(learners, epoch)
+            learner.learn(config.batch_size)
+        corrections = [
+            learner.correction(part) for learner, part in zip(learners, left, strict=True)
+        ]
+        for candidate in _SHARES:
+            answers = [b + candidate * c for b, c in zip(bases, corrections, strict=True)]
+            losses = _losses(answers, left_out, is_member)
+            if losses.mean() < best.mean():
+                best, epoch, share = losses, number, candidate
+        if epoch == number:
+            for learner in learners:
+                learner.keep()
+        elif number - epoch >= _PATIENCE:
+            break
+    for learner in learners:
+        learner.restore()
+    if has_base and not _is_clear(base - best):
+        return AttackModel(learners, 0, 0.0)
+    return AttackModel(learners, epoch, share)
 
 
 class Learner:
-    """A network that learns from some known records, and leaves out the others.
+    """A network that learns from some of the known records.
 
     Args:
         known: Features of all of them.
         own: Rows to learn from.
-        left: Rows that are left out.
     """
 
     def __init__(
@@ -119,30 +144,28 @@ class Learner:
         known: Features,
         is_member: NDArray[np.bool_],
         own: NDArray[np.int64],
-        left: NDArray[np.int64],
         *,
         config: NetworkConfig,
         rng: np.random.Generator,
     ) -> None:
-        self._known, self._is_member, self._own, self._left = known, is_member, own, left
-        self._rng, self._batch_size = rng, config.batch_size
+        self._known, self._is_member, self._own, self._rng = known, is_member, own, rng
         features = known.take(own)
         self._scale = Scale.of(features)
         self._base = Base.of(self._scale.scalars(features), is_member[own])
         shapes = [tuple(x.shape[1:]) for x in self._scale.tensors(features.take(np.arange(1)))]
         self._network = AttackNetwork(shapes)
         self._optimizer = _optimizer(self._network, config)
-        self._initial = self._kept = copy.deepcopy(self._network.state_dict())
+        self.keep()
 
-    def learn(self) -> NDArray[np.float64]:
-        """One epoch; returns the log-odds of the records left out."""
+    def learn(self, batch_size: int) -> None:
+        """One epoch."""
         self._network.train()
         order = self._rng.permutation(self._own)
-        for start in range(0, len(order), self._batch_size):
-            rows = order[start : start + self._batch_size]
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
             batch = self._known.take(rows)
             wanted = torch.from_numpy(self._is_member[rows].astype(np.float32))
-            base = torch.from_numpy(self._base(self._scale.scalars(batch)).astype(np.float32))
+            base = torch.from_numpy(self.base(batch).astype(np.float32))
             self._optimizer.zero_grad(set_to_none=True)
             answers = base + self._network(self._scale.tensors(batch))
             # the likelihood of log-odds, where the paper has a squared error: its gradient does not
@@ -150,29 +173,28 @@ class Learner:
             loss = nn.functional.binary_cross_entropy_with_logits(answers, wanted)
             loss.backward()  # type: ignore[no-untyped-call]
             self._optimizer.step()
-        return self.left()
-
-    def left(self) -> NDArray[np.float64]:
-        """Log-odds of the records left out."""
-        return self.scores(self._known.take(self._left))
 
     def keep(self) -> None:
         """Remember the network as it is."""
         self._kept = copy.deepcopy(self._network.state_dict())
 
-    def finish(self, *, corrects: bool) -> None:
-        """Go back to the network that was kept, or to the first, which corrects nothing."""
-        self._network.load_state_dict(self._kept if corrects else self._initial)
+    def restore(self) -> None:
+        """Go back to the network that was kept."""
+        self._network.load_state_dict(self._kept)
 
-    def scores(self, features: Features) -> NDArray[np.float64]:
-        """Log-odds of any records in nats, (n,)."""
+    def base(self, features: Features) -> NDArray[np.float64]:
+        """Log-odds of any records without the network, in nats, (n,)."""
+        return self._base(self._scale.scalars(features))
+
+    def correction(self, features: Features) -> NDArray[np.float64]:
+        """What the network adds to them, in nats, (n,)."""
         self._network.eval()
-        found = self._base(self._scale.scalars(features))
+        found = np.empty(len(features))
         for start in range(0, len(features), _ROWS):
             rows = np.arange(start, min(start + _ROWS, len(features)))
             with torch.no_grad():
-                correction = self._network(self._scale.tensors(features.take(rows)))
-            found[rows] += correction.double().numpy()
+                part = self._network(self._scale.tensors(features.take(rows)))
+            found[rows] = part.double().numpy()
         return found
 
 

@@ -228,7 +228,11 @@ def _in_processes(
             return number, error
 
     parallel = joblib.Parallel(
-        n_jobs=processes, return_as="generator_unordered", pre_dispatch="all", batch_size=1
+        n_jobs=processes,
+        return_as="generator_unordered",
+        pre_dispatch="all",
+        batch_size=1,
+        max_nbytes=None,  # records go through pipes: no copy of them is left in a shared folder
     )
     numbers = range(first, len(jobs))
     found = cast(
@@ -245,7 +249,8 @@ def _on_ray(
 ) -> Iterator[tuple[int, Any]]:
     import ray
 
-    if not ray.is_initialized():
+    ours = not ray.is_initialized()  # a Ray that somebody else started is left running
+    if ours:
         ray.init(address=address, include_dashboard=False, log_to_driver=False)
 
     def call(number: int, job: Job) -> tuple[int, Any]:
@@ -253,7 +258,11 @@ def _on_ray(
         return number, function(job)
 
     task: Any = ray.remote(num_cpus=1)(call)
-    waiting = [task.remote(number, job) for number, job in enumerate(jobs)]
-    while waiting:
-        done, waiting = ray.wait(waiting)
-        yield from ray.get(done)
+    try:
+        waiting = [task.remote(number, job) for number, job in enumerate(jobs)]
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            yield from ray.get(done)
+    finally:
+        if ours:  # connected to a cluster that ends, this process would be ended with it
+            ray.shutdown()

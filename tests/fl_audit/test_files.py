@@ -174,20 +174,32 @@ def test_a_special_file_is_found_at_any_depth(kind: str, tmp_path: Path) -> None
 
 _FORBIDDEN_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve"}
 _FORBIDDEN_CALLS = {"torch.save", "torch.load", "np.save", "np.load", "np.savez", "numpy.load"}
+_SAFE_CALLS = {("np.load", "allow_pickle", False), ("torch.load", "weights_only", True)}
+_WORKERS = {"attacks/shadows/trainers.py: joblib"}  # starts worker processes; touches no file
+
+
+def _is_safe(call: ast.Call) -> bool:
+    """Whether it says itself, in so many words, that no pickle is opened."""
+    said = {(k.arg, k.value.value) for k in call.keywords if isinstance(k.value, ast.Constant)}
+    name = ast.unparse(call.func)
+    return any(name == safe and (key, value) in said for safe, key, value in _SAFE_CALLS)
 
 
 def test_no_source_file_can_write_or_read_a_pickle() -> None:
     """Whoever opens somebody else's pickle runs their code."""
-    found = []
+    found = set()
     for package in ("fl_audit", "attacks", "strategies", "simulations"):
         for path in (HOME / package).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            safe = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call) and _is_safe(n)}
+            where = path.relative_to(HOME).as_posix()
+            for node in ast.walk(tree):
                 names: list[str] = []
                 if isinstance(node, ast.Import):
                     names = [alias.name.partition(".")[0] for alias in node.names]
                 elif isinstance(node, ast.ImportFrom):
                     names = [(node.module or "").partition(".")[0]]
                 elif isinstance(node, ast.Attribute) and ast.unparse(node) in _FORBIDDEN_CALLS:
-                    found.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
-                found += [f"{path}: {name}" for name in names if name in _FORBIDDEN_MODULES]
-    assert found == []
+                    found |= set() if id(node) in safe else {f"{where}:{node.lineno}"}
+                found |= {f"{where}: {name}" for name in names if name in _FORBIDDEN_MODULES}
+    assert found == _WORKERS

@@ -37,6 +37,8 @@ BY_KIND: dict[str, dict[str, Any]] = {
         "result": METRICS,
         "null": None,
         "null_holds": None,
+        "decisions": None,
+        "details": None,
         "scores_file": "cosine.parquet",
     },
     "reconstruction": {

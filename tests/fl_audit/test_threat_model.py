@@ -86,7 +86,7 @@ def test_a_misspelt_flag_gets_a_guess() -> None:
 
 def test_a_preset_can_be_changed_in_part() -> None:
     model = threat_model("model-user", sees=["labels-only"])
-    assert model == ThreatModel("observer", sees=O.LABELS_ONLY, knows=K.LABELS)
+    assert model == ThreatModel("observer", sees=O.LABELS_ONLY, knows=K.LABELS | K.AUXILIARY_DATA)
     assert threat_model("model-user", knows=[]).knows == NOTHING_KNOWN
     assert threat_model("model-user", sees=[]).sees == NOTHING_SEEN
     assert threat_model("curious-server") == PRESETS["curious-server"]

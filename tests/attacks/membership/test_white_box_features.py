@@ -190,11 +190,11 @@ def test_a_layer_that_gives_no_tensor_is_refused() -> None:
         list(record_activations(make(Recurrent()), make_records((6, 4)), ["cell"]))
 
 
-def test_without_layers_the_answers_are_the_features() -> None:
+def test_without_layers_there_are_the_answers() -> None:
     module, records = make(nn.Linear(4, 3)), make_records((4,))
     found = make_features(module, records, Selection(), loss=False, label=False)
     assert list(found.blocks) == ["answers"]
-    assert found.scalars.shape == (7, 0)
+    assert found.scalars.shape == (7, 0)  # as with layers: an insider sees the answers, too
     np.testing.assert_allclose(np.exp(found.blocks["answers"]).sum(axis=1), 1, rtol=1e-5)
 
 
