@@ -61,11 +61,12 @@ def _parse_attack(item: str | Mapping[str, Any]) -> AttackRequest:
         )
     name = str(table.pop("name"))
     label = str(table.pop("label", name))
-    if not label.replace("-", "").replace("_", "").replace(".", "").isalnum():
+    plain = label.translate({ord(character): None for character in "-_. "})
+    if not plain.isalnum() or label != label.strip():
         raise InputError(
             "attack label",
             label,
-            "must be letters, digits, '-', '_' and '.'",
+            "must be letters, digits, '-', '_', '.' and spaces inside",
             "It names the result's file.",
         )
     spec = load_attack(name)

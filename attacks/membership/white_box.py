@@ -7,9 +7,7 @@ References:
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -17,7 +15,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from attacks.membership.white_box_features import FeatureMaker, Features
-from attacks.membership.white_box_layers import Selection, check_same_layers, select_layers
+from attacks.membership.white_box_layers import Selection, select_layers
+from attacks.membership.white_box_lesson import Lesson, check_models, find_lesson, same_records
 from attacks.membership.white_box_probe import require_module
 from attacks.membership.white_box_training import (
     AttackModel,
@@ -29,7 +28,6 @@ from attacks.membership.white_box_training import (
 from attacks.shadows.lab import Lab, require_lab
 from fl_audit.attack_spec import AttackInput, AttackSettings, AttackSpec, MembershipScores
 from fl_audit.errors import InputError
-from fl_audit.records import Records
 from fl_audit.threat_model import Knowledge, Observation
 
 _LEAST_KNOWN = 10  # members, and as many non-members
@@ -49,7 +47,8 @@ class Settings(AttackSettings):
     )
     last: int = Field(default=1, ge=1, le=100, description="How many layers gradients = null means")
     loss: bool = True
-    label: bool = Field(default=True, description="The class, one number for each")
+    # not "label": that is the name of an attack in every table of settings
+    one_hot: bool = Field(default=True, description="The class, one number for each")
     optimizer: Optimizer = "adam"
     lr: float = Field(default=1e-3, gt=0, le=10)
     epochs: int = Field(default=100, ge=1, le=10_000, description="At most; fewer are chosen")
@@ -74,6 +73,7 @@ def white_box_scores(
     *,
     rng: np.random.Generator,
     config: NetworkConfig | None = None,
+    same_as: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """Log-odds of membership that attack networks give candidates.
 
@@ -85,6 +85,8 @@ def white_box_scores(
         candidates: Features of n records, from the same `FeatureMaker`.
         rng: Draws initial weights, folds and batches.
         config: How the networks are trained.
+        same_as: Which known record each candidate is, -1 for none, shape (n,): no network that was
+            trained on a record corrects its score. By default no candidate is known.
 
     Returns:
         Scores in nats, shape (n,); higher = more likely a member. They include the members' share
@@ -96,28 +98,19 @@ def white_box_scores(
     References:
         Nasr, Shokri, Houmansadr, IEEE S&P 2019. https://arxiv.org/abs/1812.00910
     """
-    return _learn(known, is_member, config or NetworkConfig(), rng=rng).scores(candidates)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Lesson:
-    """Records of known membership, and the model that they were or were not trained into."""
-
-    lab: Lab
-    rows: NDArray[np.int64]  # of the laboratory's candidates
-    is_member: NDArray[np.bool_]
-    told: str
+    model = _learn(known, is_member, config or NetworkConfig(), rng=rng)
+    return model.scores(candidates, same_as)
 
 
 def _run(given: AttackInput) -> MembershipScores:
     lab, settings = require_lab(given), given.settings
-    lesson = _lesson(given, lab)
+    lesson = find_lesson(given, lab)
     selection = _selection(lab, settings)
-    _check_models(lesson.lab, lab, selection)
+    check_models(lesson.lab, lab, selection)
     maker = FeatureMaker(
         selection,
         loss=settings.loss,
-        label=settings.label,
+        label=settings.one_hot,
         num_records=len(lesson.rows),
         seed=int(given.rng.integers(2**63)),
     )
@@ -133,45 +126,14 @@ def _run(given: AttackInput) -> MembershipScores:
         model = _learn(known, lesson.is_member, config, rng=given.rng)
         rows = np.arange(len(lab.rows))
         blocks = [rows[i : i + _ROWS] for i in range(0, len(rows), _ROWS)]
-        scores = [model.scores(features) for features in _features(maker, lab, blocks)]
+        same_as = same_records(lesson, lab)
+        scores = [
+            model.scores(features, same_as[block])
+            for block, features in zip(blocks, _features(maker, lab, blocks), strict=True)
+        ]
     return MembershipScores(
         np.concatenate(scores), notes=_notes(lesson, selection, maker, model, loss=settings.loss)
     )
-
-
-def _lesson(given: AttackInput, lab: Lab) -> _Lesson:
-    train_on = given.settings.train_on
-    if train_on == "shadow":
-        num = 2 + len(lab.left_out)  # the next pair where one plays the target already
-        played = lab.calibration("online", num)
-        if played is None:
-            raise InputError(
-                "train_on",
-                "shadow",
-                "no shadow model can be trained, or on too few records",
-                'Give a trainer and more records, or use train_on = "known".',
-            )
-        shadow, is_member = played
-        return _Lesson(shadow, np.arange(len(shadow.rows)), is_member, "a shadow model")
-    if train_on == "proxy":
-        if lab.proxy is None:
-            raise InputError(
-                "proxy",
-                None,
-                'train_on = "proxy" needs another model with records of known membership',
-                'Give one, or use train_on = "known" or "shadow".',
-            )
-        proxy, is_member = lab.proxy
-        _check_disjoint(proxy.candidates, lab)
-        return _Lesson(proxy, np.arange(len(proxy.rows)), is_member, "the adversary's own model")
-    if given.known is None:
-        raise InputError(
-            "known",
-            None,
-            'train_on = "known" needs candidates whose membership is granted',
-            'Grant known-members in the threat model, or use train_on = "shadow".',
-        )
-    return _Lesson(lab, *given.known, told="the target itself")
 
 
 def _selection(lab: Lab, settings: Settings) -> Selection:
@@ -183,43 +145,6 @@ def _selection(lab: Lab, settings: Settings) -> Selection:
         activations=settings.activations,
         last=settings.last,
     )
-
-
-def _check_models(trained_on: Lab, attacked: Lab, selection: Selection) -> None:
-    tasks = [(lab.task.kind, lab.task.num_classes) for lab in (trained_on, attacked)]
-    if tasks[0] != tasks[1]:
-        raise InputError(
-            "proxy",
-            tasks,
-            "the model that the attack is trained on must answer like the attacked one",
-            "Use a model with the same number of classes.",
-        )
-    if selection and trained_on.target is not attacked.target:
-        check_same_layers(require_module(trained_on.target), require_module(attacked.target))
-
-
-def _check_disjoint(records: Records, lab: Lab) -> None:
-    pool = lab.workshop.pool
-    audited = {digest for digest, _ in _digests(pool.take(np.arange(lab.workshop.num_audited)))}
-    for digest, number in _digests(records):
-        if digest in audited:
-            raise InputError(
-                f"record {number} of the proxy",
-                digest[:12],
-                "is an audited record, too: the attack must learn from others than it is judged on",
-                "Give the proxy records that are not audited.",
-            )
-
-
-def _digests(records: Records) -> list[tuple[str, int]]:
-    """Content of each record, and its id."""
-    wanted = records.labels if records.targets is None else records.targets
-    found = []
-    for rows in records.blocks():
-        inputs = np.ascontiguousarray(records.inputs[rows], dtype=np.float32)
-        for x, y, number in zip(inputs, wanted[rows], records.ids[rows], strict=True):
-            found.append((hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest(), int(number)))
-    return found
 
 
 def _features(
@@ -261,7 +186,7 @@ def _learn(
 
 
 def _notes(
-    lesson: _Lesson, selection: Selection, maker: FeatureMaker, model: AttackModel, *, loss: bool
+    lesson: Lesson, selection: Selection, maker: FeatureMaker, model: AttackModel, *, loss: bool
 ) -> tuple[str, ...]:
     layers = [*selection.gradients, *selection.activations]
     base = "loss" if loss else "gradients' norm"

@@ -52,24 +52,38 @@ class NetworkConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttackModel:
-    """Trained networks, whose log-odds are averaged.
+    """Trained networks, whose log-odds are averaged, but for records that they know.
 
     Attributes:
+        fold: Of each known record: the number of the network that left it out, (m,).
         epoch: After which they stopped; 0: they correct nothing, and the base alone scores.
         share: Of their correction that counts.
     """
 
     learners: list[Learner]
+    fold: NDArray[np.int64]
     epoch: int
     share: float
 
-    def scores(self, features: Features) -> NDArray[np.float64]:
-        """Log-odds of membership in nats, up to a constant, (n,); higher = more like a member."""
-        each = [
-            learner.base(features) + self.share * learner.correction(features)
-            for learner in self.learners
-        ]
-        found: NDArray[np.float64] = np.mean(each, axis=0)
+    def scores(
+        self, features: Features, same_as: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """Log-odds of membership in nats, up to a constant, (n,); higher = more like a member.
+
+        Args:
+            same_as: Which known record each one is, -1 for none, (n,). Only the network that left
+                it out corrects its score: the others learnt an answer to it by heart, which may be
+                that of another model.
+        """
+        found: NDArray[np.float64] = np.mean(
+            [each.base(features) for each in self.learners], axis=0
+        )
+        corrections = np.stack([each.correction(features) for each in self.learners])
+        chosen = corrections.mean(axis=0)
+        if same_as is not None:
+            own = corrections[self.fold[same_as], np.arange(len(features))]
+            chosen = np.where(same_as >= 0, own, chosen)
+        found += self.share * chosen
         return found
 
 
@@ -126,9 +140,12 @@ def _stopped(
             break
     for learner in learners:
         learner.restore()
+    fold = np.empty(len(is_member), dtype=np.int64)
+    for which, rows in enumerate(left_out):
+        fold[rows] = which
     if has_base and not _is_clear(base - best):
-        return AttackModel(learners, 0, 0.0)
-    return AttackModel(learners, epoch, share)
+        return AttackModel(learners, fold, 0, 0.0)
+    return AttackModel(learners, fold, epoch, share)
 
 
 class Learner:
@@ -148,7 +165,7 @@ class Learner:
         config: NetworkConfig,
         rng: np.random.Generator,
     ) -> None:
-        self._known, self._is_member, self._own, self._rng = known, is_member, own, rng
+        self._known, self._is_member, self.own, self._rng = known, is_member, own, rng
         features = known.take(own)
         self._scale = Scale.of(features)
         self._base = Base.of(self._scale.scalars(features), is_member[own])
@@ -160,7 +177,7 @@ class Learner:
     def learn(self, batch_size: int) -> None:
         """One epoch."""
         self._network.train()
-        order = self._rng.permutation(self._own)
+        order = self._rng.permutation(self.own)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = self._known.take(rows)

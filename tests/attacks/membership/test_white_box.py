@@ -90,7 +90,7 @@ def test_same_generator_same_bytes(memorised: Any) -> None:
 def test_trained_on_a_shadow_model(memorised: Any) -> None:
     output = run(memorised.candidates, train_on="shadow", epochs=3)
     assert auc_ci(memorised.is_member, output.scores, confidence=CONFIDENCE).low > 0.5
-    assert "600 records of a shadow model" in output.notes[0]
+    assert "300 records of a shadow model" in output.notes[0]
     played, _ = memorised.candidates.calibration("online", 2)
     assert np.isfinite(run(played, train_on="shadow", epochs=1).scores).all()  # the next pair
 

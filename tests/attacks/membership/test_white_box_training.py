@@ -58,6 +58,25 @@ def test_without_a_scalar_the_network_scores_alone() -> None:
     assert len(np.unique(model.scores(features))) == 60
 
 
+def test_no_network_corrects_a_record_that_it_was_trained_on() -> None:
+    features, is_member = make_features(60, signal=0.7, has_loss=False)
+    model = train_networks(
+        features, is_member, NetworkConfig(epochs=2), rng=np.random.default_rng(SEED)
+    )
+    own = model.learners[model.fold[7]].correction(features)[7]
+    everyone = np.mean([learner.correction(features) for learner in model.learners], axis=0)
+    same_as = np.full(60, -1)
+    same_as[3] = 7
+    part = features.take(np.where(np.arange(60) == 3, 7, np.arange(60)))
+    scores = model.scores(part, same_as)
+    np.testing.assert_allclose(scores[3], model.share * own, rtol=1e-6)
+    np.testing.assert_allclose(scores[4:], model.share * everyone[4:], rtol=1e-6)
+    assert abs(own - everyone[7]) > 1e-4
+    assert sorted(np.bincount(model.fold)) == [15, 15, 15, 15]
+    left_out = model.learners[0]
+    assert set(left_out.own) == set(np.flatnonzero(model.fold != 0))
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_same_generator_same_bytes(optimizer: str) -> None:
     features, is_member = make_features(60, signal=0.7, has_loss=False)
