@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from attacks.population import TaskName, rows_of, to_records
 from attacks.requests import AttackRequest, check_attacks, parse_attacks
 from attacks.runner import Runner
 from attacks.shadows.lab import Lab, Workshop
-from attacks.shadows.store import Store
+from attacks.shadows.store import Store, entry_key
 from attacks.shadows.target import (
     Target,
     Task,
@@ -177,8 +178,7 @@ def audit_model(
             audit.labs = _with_proxy(audit, proxy, device=chosen, seed=seed)
         manifest = _manifest(title, seed, sees, audit, model_factory)
         if run is not None:
-            run.write_manifest(manifest)
-            write_game(run, _game(audit), _truth(audit))
+            _begin(run, manifest, audit)
         results = _attack(
             audit,
             requests,
@@ -217,7 +217,42 @@ def _open(path: Path, *, overwrite: bool) -> RunDirectory:
     return run
 
 
+def _begin(run: RunDirectory, manifest: RunManifest, audit: _Audit) -> None:
+    """Write what is known before the first attack; what stands there must be the same audit.
+
+    Shadow models and answers stay, since their names say what they depend on. Results go: they may
+    be of other attacks or settings.
+    """
+    if run.manifest_file.is_file():
+        before, now = run.read_manifest().data.get(_WHAT), manifest.data[_WHAT]
+        if before != now:
+            raise InputError(
+                "out",
+                str(run.path),
+                "the audit of another model, population, split or seed stands there",
+                "Choose another directory, or overwrite it.",
+            )
+    if run.results.is_dir():
+        shutil.rmtree(run.results)
+    run.model_file.unlink(missing_ok=True)
+    run.write_manifest(manifest)
+    write_game(run, _game(audit), _truth(audit))
+
+
+def _identity(audit: _Audit, seed: int) -> str:
+    """Which model, records, split and seed this is; of a callable, all but the model."""
+    split = audit.split
+    return entry_key(
+        audit.target.key,
+        split.pool.digest(),
+        split.is_member.tolist(),
+        split.null_is_member.tolist(),
+        seed,
+    )
+
+
 _ENGINE = "none: a trained model"
+_WHAT = "sha256 of model, records, split and seed"
 
 
 def _default_threat_model(model: Any) -> ThreatModel:
@@ -440,6 +475,7 @@ def _manifest(
             "num_classes": audit.task.num_classes if audit.task.kind == "classification" else 1,
             "members": int(members.sum()),
             "non_members": int((~members).sum()),
+            _WHAT: _identity(audit, seed),
         },
     )
 

@@ -186,3 +186,11 @@ def test_an_older_model_never_stands_in_for_the_final_one(digits_run: Path, tmp_
     assert updates.record.kind == "membership"
     assert model.record.kind == "unavailable"
     assert "the global model after round 6" in model.record.reason
+
+
+def test_labels_name_files_and_may_have_spaces_inside() -> None:
+    (request,) = parse_attacks([{"name": "loss_threshold", "label": "last layer"}])
+    assert request.label == "last layer"
+    for label in (" x", "x ", "../x", "a/b", "", "x\n"):
+        with pytest.raises(InputError, match="attack label"):
+            parse_attacks([{"name": "loss_threshold", "label": label}])

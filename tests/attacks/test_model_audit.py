@@ -269,6 +269,18 @@ def test_configurations_pass_through() -> None:
     assert training_config(CONFIG) is CONFIG
 
 
+def test_another_audit_never_inherits_results(target: nn.Module, tmp_path: Path) -> None:
+    audit(target, out=tmp_path / "run", attacks=["loss_threshold"])
+    with pytest.raises(InputError, match="another model, population, split or seed"):
+        audit(fresh_builder(target)(5), out=tmp_path / "run", attacks=["population"])
+    with pytest.raises(InputError, match="another model, population, split or seed"):
+        audit(target, out=tmp_path / "run", seed=1)
+    audit(target, out=tmp_path / "run", attacks=["population"])
+    render(RunDirectory.open(tmp_path / "run"))
+    report = load_report(tmp_path / "run" / "report.json")
+    assert [a.label for a in report.attacks] == ["population"]
+
+
 def test_an_out_directory_of_something_else_is_refused(target: nn.Module, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
