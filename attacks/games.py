@@ -81,20 +81,31 @@ def _random_halves(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Scores (t, n) of candidates under shadow models in the target's place; who is a member."""
     lab = runner.labs["candidates"]
-    num = max(num_targets, getattr(runner.request.settings, "num_shadow_models", 0))
-    shadows = lab.workshop.shadows("online", num)
+    # Models to compare with are others than those attacked, and the same for each: leaving out one
+    # model at a time would pull its records' scores the other way.
+    compared = getattr(runner.request.settings, "num_shadow_models", 0)
+    inner = _with_models(runner, num_targets + compared)
+    shadows = lab.workshop.shadows("online", num_targets + compared)
     scores, members = [], []
     for number in range(num_targets):
-        pair = {number, number ^ 1}  # trained on complementary halves: one tells about the other
         task = replace(
             lab,
             target=shadows[number].target,
             population=lab.population[~shadows[number].trained_on[lab.population]],
-            left_out=lab.left_out | pair,
+            left_out=frozenset(range(num_targets)),
         )
-        scores.append(runner.scores(task, f"target {number}"))
+        scores.append(inner.scores(task, f"target {number}"))
         members.append(shadows[number].trained_on[lab.rows])
     return np.stack(scores), np.stack(members)
+
+
+def _with_models(runner: Runner, num: int) -> Runner:
+    """The same attack with so many shadow models, of which the first play targets."""
+    request = runner.request
+    if not hasattr(request.settings, "num_shadow_models"):
+        return runner
+    settings = request.settings.model_copy(update={"num_shadow_models": num})
+    return replace(runner, request=replace(request, settings=settings))
 
 
 def _leave_one_out(

@@ -12,12 +12,13 @@ from attacks.decisions import DECISION_FPR, LEAST_REFERENCE, PRIOR, Calibration
 from fl_audit.results import (
     ClassSlice,
     Decisions,
+    Estimate,
     ExposedRecord,
     Histogram,
     MembershipResult,
     RiskDetails,
 )
-from fl_audit.stats import auc_ci, balanced_accuracy_ci
+from fl_audit.stats import auc_ci, balanced_accuracy_ci, proportion
 from fl_audit.threat_model import Observation
 
 Access = Literal["labels", "confidences", "white box", "updates"]
@@ -43,22 +44,30 @@ def with_risk(
     """The result with probabilities, decisions and details, as far as they can be known."""
     record = result.record
     probabilities = called = decisions = None
+    null = result.null_scores
+    if calibration is not None and (null is None or len(null) < LEAST_REFERENCE):
+        # scores of some attacks move with small differences between models: the target's own
+        # scale is known from records that nobody trained on, and from nothing else
+        have = 0 if null is None else len(null)
+        note = f"No probabilities and decisions: {have} null candidates, {LEAST_REFERENCE} needed."
+        record = record.model_copy(update={"notes": [*record.notes, note]})
+        calibration = None
     if calibration is not None:
-        null = result.null_scores
-        if null is not None and len(null) >= LEAST_REFERENCE:
-            calibration = replace(calibration, reference=null)
+        calibration = replace(calibration, reference=null)
         probabilities = calibration.probabilities(result.scores)
         threshold = calibration.threshold()
         called = result.scores > threshold
         counted = called if result.is_scored is None else called[result.is_scored]
         decisions = Decisions(
-            calibrated_on="a shadow model in the target's place, whose members are known"
-            + ("" if calibration.reference is None else "; null candidates set the scale"),
+            calibrated_on="a shadow model in the target's place, whose members are known; null "
+            "candidates set the scale and the threshold",
             prior=PRIOR,
             fpr=DECISION_FPR,
             threshold=threshold,
             calibration_auc=auc_ci(calibration.is_member, calibration.scores),
             num_called=int(counted.sum()),
+            found_fpr=_share_called(result, called, member=False),
+            found_tpr=_share_called(result, called, member=True),
         )
     details, metrics = None, record.result
     if result.is_member is not None and result.is_scored is not None:
@@ -75,6 +84,15 @@ def with_risk(
         update={"decisions": decisions, "details": details, "result": metrics}
     )
     return replace(result, record=record, probabilities=probabilities, called=called)
+
+
+def _share_called(
+    result: MembershipResult, called: NDArray[np.bool_], *, member: bool
+) -> Estimate | None:
+    if result.is_member is None or result.is_scored is None:
+        return None
+    side = called[result.is_scored & (result.is_member == member)]
+    return proportion(int(side.sum()), len(side)) if len(side) else None
 
 
 def _details(

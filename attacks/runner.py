@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,8 @@ from fl_audit.threat_model import Knowledge, flag_names
 from fl_audit.trace import TraceView
 
 logger = logging.getLogger("fl_audit")
+Known = tuple[NDArray[np.int64], NDArray[np.bool_]]
+"""Rows whose membership is granted, and the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,28 +90,42 @@ class Runner:
                 "a membership attack needs records to ask about",
                 "Play a membership game (simulations do), or give audit_trace(game=...).",
             )
-        known = null_known = None
+        known = None
         if truth is not None and Knowledge.KNOWN_MEMBERS in self.request.spec.knows:
             known = self._known(truth.is_member, is_scored, "candidates")
             is_scored = _without(known, is_scored, len(truth.is_member))
-            null_known = self._known(truth.null_is_member, None, "null")
-        output = self._with_origin(self._run(game.candidates, "candidates", known=known))
-        null, null_scored = None, None
-        if len(game.null):
-            null = self._run(game.null, "null", known=null_known)
-            null_scored = _without(null_known, None, len(game.null))
+        if self.request.spec.is_on_model:
+            output, null = self._on_model(game, known)
+        else:
+            output = self._run(game.candidates, "candidates", known=known)
+            null = self._run(game.null, "null") if len(game.null) else None
+        calibration, notes = self._calibration()
         return score(
-            output,
+            self._with_origin(output, notes),
             header,
             game=game,
             truth=truth,
             null=null,
-            null_scored=null_scored,
             is_scored=is_scored,
             left_out=left_out,
-            calibration=self._calibration(),
+            calibration=calibration,
             access=access_of(self.request.spec.requires),
         )
+
+    def _on_model(
+        self, game: MembershipGame, known: Known | None
+    ) -> tuple[AttackOutput, AttackOutput | None]:
+        """Candidates and null in one run, so that what the attack fits is the same for both."""
+        if "candidates" not in self.labs:  # the attack says what is missing
+            return self._run(game.candidates, "candidates", known=known), None
+        own, null = self.labs["candidates"], self.labs["null"]
+        both = replace(own, rows=np.concatenate([own.rows, null.rows]))
+        output = self._run(both.candidates, "candidates", lab=both, known=known)
+        num = len(own.rows)
+        if not isinstance(output, MembershipScores) or output.scores.shape != both.rows.shape:
+            return output, None  # refused by the scorer
+        on_null = MembershipScores(output.scores[num:]) if len(null.rows) else None
+        return replace(output, scores=output.scores[:num]), on_null
 
     def scores(self, lab: Lab, part: str) -> NDArray[np.float64]:
         """Scores of a laboratory's candidates."""
@@ -117,26 +133,39 @@ class Runner:
         assert isinstance(output, MembershipScores)
         return output.scores
 
-    def _with_origin(self, output: AttackOutput) -> AttackOutput:
-        """With a note on the models that were trained to compare with."""
-        mode = getattr(self.request.settings, "mode", None)
-        lab = self.labs.get("candidates")
-        if not isinstance(output, MembershipScores) or mode is None or lab is None:
+    def _with_origin(self, output: AttackOutput, notes: Sequence[str]) -> AttackOutput:
+        """With notes on the models that were trained to compare with, and on the calibration."""
+        if not isinstance(output, MembershipScores):
             return output
-        return replace(output, notes=(*output.notes, lab.workshop.origin(mode)))
+        mode, lab = getattr(self.request.settings, "mode", None), self.labs.get("candidates")
+        if mode is not None and lab is not None:
+            notes = [lab.workshop.origin(mode), *notes]
+        return replace(output, notes=(*output.notes, *notes))
 
-    def _calibration(self) -> Calibration | None:
-        """The same attack on a shadow model whose members are known."""
-        if not self.request.spec.is_on_model or "candidates" not in self.labs:
-            return None
+    def _calibration(self) -> tuple[Calibration | None, list[str]]:
+        """The same attack on a shadow model whose members are known; or why there is none.
+
+        An attack's scores stand without it, so nothing that goes wrong here takes them away.
+        """
+        lab = self.labs.get("candidates")
+        if lab is None or lab.workshop.trainer is None:
+            return None, []
+        try:
+            found = self._calibrate(lab)
+        except Exception as error:
+            logger.debug("attack %s: no calibration", self.request.label, exc_info=True)
+            return None, [f"No probabilities and decisions: {clean_text(error, 300)}"]
+        if found is None:
+            return None, ["No probabilities and decisions: too few shadow models or known members."]
+        return found, []
+
+    def _calibrate(self, lab: Lab) -> Calibration | None:
         settings = self.request.settings
-        num = getattr(settings, "num_shadow_models", 2)
-        lab = self.labs["candidates"]
         mode = getattr(settings, "mode", None) or _calibration_mode(lab)
-        played = lab.calibration(mode, num)
+        played = lab.calibration(mode, getattr(settings, "num_shadow_models", 2))
         if played is None:
             return None
-        lab, is_member = played
+        task, is_member = played
         known, scored = None, np.ones(len(is_member), dtype=np.bool_)
         if Knowledge.KNOWN_MEMBERS in self.request.spec.knows:
             known = self._known(is_member, None, "calibration")
@@ -144,21 +173,17 @@ class Runner:
         else:
             most = self.request.spec.most_calibration
             keep = np.sort(self._rng("calibration rows").permutation(len(is_member))[:most])
-            lab, is_member = replace(lab, rows=lab.rows[keep]), is_member[keep]
+            task, is_member = replace(task, rows=task.rows[keep]), is_member[keep]
             scored = scored[keep]
-        try:
-            output = self._run(lab.candidates, "calibration", lab=lab, known=known)
-        except AuditError:
-            logger.debug("attack %s: no calibration", self.request.label, exc_info=True)
-            return None
+        output = self._run(task.candidates, "calibration", lab=task, known=known)
         assert isinstance(output, MembershipScores)
-        if not scored.any() or len(np.unique(is_member[scored])) < 2:
+        if len(np.unique(is_member[scored])) < 2:
             return None
         return Calibration(output.scores[scored], is_member[scored])
 
     def _known(
         self, is_member: NDArray[np.bool_], is_scored: NDArray[np.bool_] | None, part: str
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    ) -> Known:
         """A share of the members, and as large a share of the non-members, that are granted."""
         fraction = getattr(self.request.settings, "known_fraction", 0.5)
         rng = self._rng(f"known {part}")
@@ -176,7 +201,7 @@ class Runner:
         part: str,
         *,
         lab: Lab | None = None,
-        known: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None,
+        known: Known | None = None,
     ) -> AttackOutput:
         """The attack, with a generator of its own for (seed, label, part)."""
         given = AttackInput(
@@ -218,7 +243,7 @@ def _calibration_mode(lab: Lab) -> Mode:
 
 
 def _without(
-    known: tuple[NDArray[np.int64], NDArray[np.bool_]] | None,
+    known: Known | None,
     is_scored: NDArray[np.bool_] | None,
     num: int,
 ) -> NDArray[np.bool_]:

@@ -58,7 +58,6 @@ def score(
     game: MembershipGame | None,
     truth: GameTruth | None,
     null: AttackOutput | None = None,
-    null_scored: NDArray[np.bool_] | None = None,
     is_scored: NDArray[np.bool_] | None = None,
     left_out: Mapping[str, int] | None = None,
     calibration: Calibration | None = None,
@@ -72,7 +71,6 @@ def score(
         game: What attackers were shown.
         truth: The truth; without it, scores are kept and no figure is given.
         null: The same attack on the null candidates.
-        null_scored: Null candidates to compute figures from; all by default.
         is_scored: Candidates to compute figures from; all by default.
         left_out: Why members are not among them, and how many for each reason.
         calibration: A task with a known answer, for thresholds and probabilities.
@@ -81,9 +79,7 @@ def score(
     if isinstance(output, MembershipScores):
         assert game is not None  # the runner refuses a membership attack without candidates
         null_scores = null.scores if isinstance(null, MembershipScores) else None
-        result = _membership(
-            output, header, game, truth, null_scores, is_scored, null_scored, left_out or {}
-        )
+        result = _membership(output, header, game, truth, null_scores, is_scored, left_out or {})
         return with_risk(result, calibration, access)
     return _reconstruction(output, header, game, truth)
 
@@ -131,7 +127,6 @@ def _membership(
     truth: GameTruth | None,
     null_scores: NDArray[np.float64] | None,
     is_scored: NDArray[np.bool_] | None,
-    null_scored: NDArray[np.bool_] | None,
     left_out: Mapping[str, int],
 ) -> MembershipResult:
     label = str(header["label"])
@@ -143,11 +138,10 @@ def _membership(
         notes += _left_out(truth.is_member, is_scored, left_out)
         result = membership_metrics(truth.is_member[is_scored], output.scores[is_scored])
         if null_scores is not None:
-            check_member_scores(null_scores, len(game.null), label)
-            chosen = slice(None) if null_scored is None else null_scored
-            null_truth, null_found = truth.null_is_member[chosen], null_scores[chosen]
-            null = membership_metrics(null_truth, null_found)
-            wide = auc_ci(null_truth, null_found, confidence=_NULL_CONFIDENCE)
+            # a null that an attack cannot tell apart at all is a null that holds
+            check_member_scores(null_scores, len(game.null), label, may_tie=True)
+            null = membership_metrics(truth.null_is_member, null_scores)
+            wide = auc_ci(truth.null_is_member, null_scores, confidence=_NULL_CONFIDENCE)
             null_holds = wide.low <= 0.5 <= wide.high
     record = MembershipRecord(
         **header,

@@ -120,7 +120,9 @@ class AttackSpec:
         return self.kind == "membership" and not self.requires & ~on_model
 
 
-def check_member_scores(scores: NDArray[np.float64], expected: int, label: str) -> None:
+def check_member_scores(
+    scores: NDArray[np.float64], expected: int, label: str, *, may_tie: bool = False
+) -> None:
     """Refuse scores of the wrong shape or with values that cannot be ranked.
 
     Raises:
@@ -141,7 +143,9 @@ def check_member_scores(scores: NDArray[np.float64], expected: int, label: str) 
             f"score of candidate row {bad[0]} is not finite",
             "Scores must be finite; check the trace for NaN updates.",
         )
-    if expected > 1 and (scores == scores[0]).all():  # would read as AUC 0.5, as if it were safe
+    if (
+        not may_tie and expected > 1 and (scores == scores[0]).all()
+    ):  # would read as AUC 0.5, as if it were safe
         raise InputError(
             label,
             float(scores[0]),

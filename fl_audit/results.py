@@ -91,6 +91,12 @@ class Decisions(Record):
     threshold: float = Field(description="Member if score > threshold")
     calibration_auc: Estimate = Field(description="AUC of the attack where it was calibrated")
     num_called: int = Field(ge=0, description="Candidates called members, figures' ones only")
+    found_fpr: Estimate | None = Field(
+        default=None, description="Share of the non-members called members: how well `fpr` held"
+    )
+    found_tpr: Estimate | None = Field(
+        default=None, description="Share of the members called members"
+    )
 
 
 class ClassSlice(Record):

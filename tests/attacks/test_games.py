@@ -56,6 +56,23 @@ def test_an_algorithm_that_does_not_train_gives_nothing_away() -> None:
     assert found.low <= 0.5 <= found.high
 
 
+@pytest.mark.parametrize("game", ["algorithm", "record"])
+def test_an_attack_with_shadow_models_is_at_chance_where_nothing_is_learned(game: str) -> None:
+    """Models whose weights depend on the seed alone. Leaving out the attacked model only would
+    pull its records' scores below chance."""
+
+    def ignore(model: nn.Module, dataset: Any, *, seed: int) -> nn.Module:
+        return model
+
+    lira = {"name": "lira", "num_shadow_models": 8}
+    record = figure(play(game, training=None, train_fn=ignore, attacks=[lira], num_targets=16))
+    assert record.result is not None
+    found = record.result.metrics["auc"]
+    assert abs(found.value - 0.5) < 0.03
+    assert found.low <= 0.5 <= found.high
+    assert record.settings["num_shadow_models"] == 8  # as asked, whatever was trained
+
+
 def test_records_have_a_risk_of_their_own() -> None:
     report = play("record", num_targets=8)
     record = figure(report)
