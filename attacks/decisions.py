@@ -15,6 +15,7 @@ from sklearn.isotonic import IsotonicRegression
 PRIOR = 0.5  # of membership, before the attack: members and non-members are taken as equally likely
 DECISION_FPR = 0.01
 LEAST_REFERENCE = 50  # records nobody trained on, from which they set the scale of scores
+_LEAST_VALUES = 20  # distinct scores of non-members from which their quantiles are compared
 _MOST_BINS = 40
 _PER_BIN = 20  # shadow records behind one step of the calibration
 
@@ -91,12 +92,18 @@ class Calibration:
 
         Beyond the outermost quantiles scores are shifted as these are, so their order is kept.
         """
-        if self.reference is None:
-            return scores
-        shares = np.linspace(0, 1, min(len(self.reference), 101))
-        own = np.quantile(self.reference, shares)
-        theirs = np.quantile(self.scores[~self.is_member], shares)
-        inside = np.interp(scores, own, theirs)
+        theirs, at = _ranks(self.scores[~self.is_member])
+        own, where = _ranks(theirs if self.reference is None else self.reference)
+        if self.reference is None or min(len(own), len(theirs)) < _LEAST_VALUES:
+            return scores  # few values, such as right or wrong, mean the same in every model
+        inside = np.interp(np.interp(scores, own, where), at, theirs)
         below, above = np.minimum(scores - own[0], 0), np.maximum(scores - own[-1], 0)
         aligned: NDArray[np.float64] = inside + below + above
         return aligned
+
+
+def _ranks(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Distinct values, ascending, and the middle of the ranks that each takes, in [0, 1]."""
+    distinct, counts = np.unique(values, return_counts=True)
+    middle = (np.cumsum(counts) - 0.5 * counts) / counts.sum()
+    return distinct, middle

@@ -64,3 +64,12 @@ def test_alignment_keeps_the_order_beyond_the_outermost_quantiles() -> None:
     scores = np.array([-9.0, -5.0, 0.5, 5.0, 9.0])
     aligned = task._aligned(scores)
     assert (np.diff(aligned) > 0).all()
+
+
+def test_right_or_wrong_means_the_same_in_every_model() -> None:
+    """Mapping quantiles of two values would call all records members where a share differs."""
+    rng = np.random.default_rng(SEED)
+    member = np.arange(400) < 200
+    score = (rng.random(400) < np.where(member, 0.95, 0.55)).astype(float)
+    task = Calibration(score, member, reference=(rng.random(80) < 0.45).astype(float))
+    assert task.called_balanced(np.array([0.0, 1.0])).tolist() == [False, True]
