@@ -23,8 +23,11 @@ class AttackRequest:
     settings: AttackSettings
 
 
-def parse_attacks(wanted: Sequence[str | Mapping[str, Any] | AttackRequest]) -> list[AttackRequest]:
-    """Attacks by name, or by a table with `name`, optionally `label`, and settings.
+Wanted = str | Mapping[str, Any] | AttackRequest
+
+
+def parse_attacks(wanted: Wanted | Sequence[Wanted]) -> list[AttackRequest]:
+    """Attacks by name, or by a table with `name`, optionally `label`, and settings; or one alone.
 
     The same attack may appear several times; labels are made unique by "-2", "-3", ...
 
@@ -33,7 +36,8 @@ def parse_attacks(wanted: Sequence[str | Mapping[str, Any] | AttackRequest]) -> 
         InputError: If a setting is unknown or impossible.
     """
     requests: list[AttackRequest] = []
-    for item in wanted:
+    several = [wanted] if isinstance(wanted, str | Mapping | AttackRequest) else wanted
+    for item in several:
         request = item if isinstance(item, AttackRequest) else _parse_attack(item)
         taken = {r.label for r in requests}
         label, number = request.label, 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +54,8 @@ def split_population(
     """Split a population; what is not given is drawn by lot.
 
     Raises:
-        InputError: If parts overlap, an index is out of range, or no non-member is left.
+        InputError: If parts overlap, an index is out of range, a second data set holds audited
+            records, or no non-member is left.
     """
     rng = derived_rng(seed, "split")
     total = len(population)
@@ -85,7 +87,57 @@ def split_population(
     lots = rng.permutation(np.arange(num_null) < num_null // 2)
     notes = [] if num_null else ["No record is left for a null control."]
     is_member = np.arange(len(candidates)) < len(own)
-    return Split(Records.concatenate(parts), is_member, lots, where, notes)
+    pool = Records.concatenate(parts)
+    notes += _compared(pool, len(own), len(candidates), num_null, is_second=second is not None)
+    return Split(pool, is_member, lots, where, notes)
+
+
+def _compared(
+    pool: Records, num_members: int, num_candidates: int, num_null: int, *, is_second: bool
+) -> list[str]:
+    """A note on records that stand in more than one part, by their content.
+
+    Raises:
+        InputError: If a second data set holds audited records: models to compare with would be
+            trained on them, as if it were known that the target was not.
+    """
+    contents = _contents(pool)
+    num_audited = num_candidates + num_null
+    audited = set(contents[:num_audited])
+    both = [row for row in range(num_audited, len(pool)) if contents[row] in audited]
+    if is_second and both:
+        first = pool.ids[contents.index(contents[both[0]])]
+        raise InputError(
+            "auxiliary",
+            int(first),
+            f"{len(both)} of its records are audited ones, this record of the population first",
+            "Leave out of it what is also a member, a non-member or a null control.",
+        )
+    ends = [num_members, num_candidates, num_audited]
+    part_of = np.searchsorted(ends, np.arange(len(pool)), side="right")
+    where: dict[bytes, set[int]] = {}
+    for content, part in zip(contents, part_of, strict=True):
+        where.setdefault(content, set()).add(int(part))
+    count = sum(len(where[content]) > 1 for content in contents)
+    if not count:
+        return []
+    return [
+        f"{count} records have a copy (same input and label) in another part: members, "
+        "non-members, null control or auxiliary records. Copies blur who is a member."
+    ]
+
+
+def _contents(records: Records) -> list[bytes]:
+    """A digest of each record's input and label, or target."""
+    wanted = records.labels if records.targets is None else records.targets
+    found = []
+    for rows in records.blocks():
+        inputs = np.asarray(records.inputs[rows], dtype=np.float32) + np.float32(0)  # -0 is 0
+        for one, label in zip(inputs, wanted[rows] + wanted.dtype.type(0), strict=True):
+            sha = hashlib.sha256(np.ascontiguousarray(one).data)
+            sha.update(label.tobytes())
+            found.append(sha.digest())
+    return found
 
 
 def _non_members(
@@ -106,7 +158,7 @@ def _non_members(
 
 def _num_null(num_candidates: int, num_rest: int, *, shared: bool) -> int:
     """An even number of null candidates; `shared`: the rest is also the auxiliary set."""
-    most = int(_NULL_SHARE * num_rest) if shared else num_rest
+    most = max(int(_NULL_SHARE * num_rest), min(_LEAST_NULL, num_rest // 2)) if shared else num_rest
     wanted = min(most, max(_LEAST_NULL, int(_NULL_OF_CANDIDATES * num_candidates)))
     return wanted - wanted % 2
 

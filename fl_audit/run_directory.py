@@ -131,18 +131,26 @@ class RunDirectory:
         """
         try:
             path = Path(path).resolve()  # a link into a Flower app lies inside it
-            refuse_flower_app(path)
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                _clear(path, overwrite=overwrite)
+            if _is_taken(path, overwrite=overwrite):
+                _clear(path)
             private_directory(path)
         except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-            raise RunDirectoryError(
-                "out",
-                str(path),
-                f"cannot be created ({getattr(error, 'strerror', None) or error})",
-                "Choose a place that you may write to.",
-            ) from error
+            raise _cannot_create(path, error) from error
         return cls(path)
+
+    @staticmethod
+    def check(path: Path, *, overwrite: bool = False) -> None:
+        """Refuse what `create` (or without overwriting, `resume`) would; nothing is touched.
+
+        Raises:
+            RunDirectoryError: If the place is taken, or inside a Flower app.
+        """
+        try:
+            path = Path(path).resolve()
+            if overwrite or not (path / "run.json").is_file():
+                _is_taken(path, overwrite=overwrite, spared=() if overwrite else ("run.json.part",))
+        except (OSError, RuntimeError) as error:
+            raise _cannot_create(path, error) from error
 
     @classmethod
     def resume(cls, path: Path) -> RunDirectory:
@@ -316,7 +324,25 @@ def _no_run(path: Path, why: str) -> RunDirectoryError:
     )
 
 
-def _clear(path: Path, *, overwrite: bool) -> None:
+def _cannot_create(path: Path, error: Exception) -> RunDirectoryError:
+    return RunDirectoryError(
+        "out",
+        str(path),
+        f"cannot be created ({getattr(error, 'strerror', None) or error})",
+        "Choose a place that you may write to.",
+    )
+
+
+def _is_taken(path: Path, *, overwrite: bool, spared: tuple[str, ...] = ()) -> bool:
+    """Whether something stands there but `spared` files; raises if it must not be deleted."""
+    refuse_flower_app(path)
+    if not path.exists() or (path.is_dir() and all(p.name in spared for p in path.iterdir())):
+        return False
+    _check_clearing(path, overwrite=overwrite)
+    return True
+
+
+def _check_clearing(path: Path, *, overwrite: bool) -> None:
     is_run = _is_run(path)
     if not overwrite:
         raise RunDirectoryError(
@@ -345,6 +371,9 @@ def _clear(path: Path, *, overwrite: bool) -> None:
             f"fl-audit did not write {strangers[0]!r} in it, so --overwrite deletes nothing",
             "Move away what is yours, or choose another directory.",
         )
+
+
+def _clear(path: Path) -> None:
     for name in [f"{name}.part" for name in _OURS] + list(_OURS):
         _delete(path / name)
 

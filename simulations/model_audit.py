@@ -5,12 +5,13 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import BeforeValidator, Field, JsonValue, ValidationError
 from safetensors.numpy import load_file
 
 from attacks.games import Game
@@ -30,6 +31,11 @@ Rows = list[int] | str
 _FACTORY = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 
+def _several(attacks: object) -> object:
+    """One attack may stand alone: attacks = "lira"."""
+    return [attacks] if isinstance(attacks, str | dict) else attacks
+
+
 class TargetTable(Table):
     """The audited model: a factory with weights, or a function that answers probabilities."""
 
@@ -39,7 +45,7 @@ class TargetTable(Table):
     settings: dict[str, JsonValue] = Field(default_factory=dict, description="Its arguments")
     weights: str | None = Field(default=None, description="safetensors, or torch (weights only)")
     predict: str | None = Field(
-        default=None, pattern=_FACTORY, description="Function records -> probabilities"
+        default=None, pattern=_FACTORY, description="Function records -> probabilities, or numbers"
     )
 
 
@@ -75,9 +81,11 @@ class TrainingTable(Table):
 class AttackTable(Table):
     """What is asked."""
 
-    attacks: list[str | dict[str, JsonValue]] = Field(default=list(DEFAULT_ATTACKS))
+    attacks: Annotated[list[str | dict[str, JsonValue]], BeforeValidator(_several)] = Field(
+        default=list(DEFAULT_ATTACKS)
+    )
     game: Game = "model"
-    num_targets: int = Field(default=8, ge=4)
+    num_targets: int | None = Field(default=None, ge=4, description="Not of game model; 8")
     records: list[int] | None = Field(default=None, description="leave-one-out: which members")
 
 
@@ -256,13 +264,23 @@ def _npz(path: Path) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return file["inputs"], file["labels"]
-    except (OSError, ValueError, KeyError) as error:
+    # TypeError: a single array (.npy) under this name; EOFError, BadZipFile: cut off
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise InputError(
             "data",
             str(path),
-            f"cannot be read ({error})",
+            f"cannot be read ({_reason(error)})",
             'An .npz file needs arrays "inputs" (n, ...) and "labels" (n,), none of them pickled.',
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why numpy cannot read a file. Its own text advises to unpickle, which runs foreign code."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, KeyError):
+        return f"no array of the name {str(error.args[0]).split()[0]!r}"
+    return "no file of plain numpy arrays"
 
 
 def _parquet(path: Path, label_column: str) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
@@ -300,16 +318,24 @@ def _rows(given: Rows | None, home: Path, name: str) -> NDArray[np.generic] | No
     path = home / given
     try:
         if path.suffix == ".npy":
-            found: NDArray[np.generic] = np.load(path, allow_pickle=False)
-            return found
+            return _npy(path)
         return np.asarray([int(line) for line in path.read_text(encoding="utf-8").split()])
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
+        why = _reason(error) if path.suffix == ".npy" else str(error)
         raise InputError(
             name,
             str(path),
-            f"cannot be read as row numbers ({error})",
+            f"cannot be read as row numbers ({why})",
             "Give a .npy file of integers or booleans, or a text file with one number a line.",
         ) from error
+
+
+def _npy(path: Path) -> NDArray[np.generic]:
+    found = np.load(path, allow_pickle=False)
+    if not isinstance(found, np.ndarray):  # an .npz archive under another name
+        found.close()
+        raise ValueError("an archive")
+    return found
 
 
 def _explain(error: ValidationError) -> InputError:

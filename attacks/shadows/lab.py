@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from attacks.shadows.assignment import pair_masks
-from attacks.shadows.store import Store, entry_key
+from attacks.shadows.identity import module_digest
+from attacks.shadows.store import Entry, Store, entry_key
 from attacks.shadows.target import (
     Target,
     Task,
@@ -42,6 +43,8 @@ _LEAST_AUXILIARY = 20  # records: halves of fewer train no model worth the name
 _LEAST_CALIBRATION = 20  # known members, and as many known non-members
 _DISTILLED_KEPT = 4  # sets of distilled models held in memory
 _SERIAL = itertools.count()
+_UNNAMED = "unnamed "  # begins the key of a model without an identity; for memory only
+_BUFFER = "buffer:"  # begins the stored name of a buffer that is not in the state_dict
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,6 +88,8 @@ class Workshop:
         device: str = "cpu",
         progress: Progress | None = None,
     ) -> None:
+        if isinstance(trainer, DefaultTrainer):
+            trainer.settle_loss(task.kind)
         self.pool, self.num_audited, self.task = pool, num_audited, task
         self.trainer, self.build, self.device = trainer, build, device
         self.config = config or _config_of(trainer)
@@ -94,6 +99,7 @@ class Workshop:
         self._distilled: dict[tuple[object, ...], list[list[Target]]] = {}
         self._targets: dict[tuple[bytes, bytes, int], list[Target]] = {}
         self._records_digest: str | None = None
+        self._architecture: str | None = None
         self._digests: dict[bytes, str] = {}
 
     @property
@@ -201,7 +207,7 @@ class Workshop:
         models: list[list[Target]] = [[] for _ in jobs]
 
         def keep(number: int, model: nn.Module) -> None:
-            models[number].append(module_target(model, device=self.device))
+            models[number].append(self._as_target(model))
             if not snapshots:
                 self._tell("distilled models", sum(map(bool, models)), num)
 
@@ -270,7 +276,9 @@ class Workshop:
         if target.key is not None and (transform is None or transform_key):
             parts = (target.key, self._digest(rows), transform_key, self.task.kind)
             key = entry_key(*parts, self.task.num_classes, self.task.scale)
-        return self.store.answers(key, lambda: ask(target, records, self.task))
+        named = target.key is not None and not target.key.startswith(_UNNAMED)
+        compute = partial(ask, target, records, self.task)
+        return self.store.answers(key, compute, on_disk=named)
 
     def _check(self, mode: Mode) -> None:
         if mode not in ("online", "offline"):
@@ -332,27 +340,30 @@ class Workshop:
 
     def _as_target(self, model: Any) -> Target:
         if isinstance(model, nn.Module):
-            return module_target(model, device=self.device)
-        target = model if isinstance(model, Target) else callable_target(model)
-        # without weights its answers may be kept in memory, under a name of its own
-        return target if target.key else replace(target, key=f"unnamed {next(_SERIAL)}")
+            target = module_target(model, device=self.device)
+        else:
+            target = (
+                model if isinstance(model, Target) else callable_target(model, kind=self.task.kind)
+            )
+        # without an identity its answers may be kept in memory, under a name of its own
+        return target if target.key else replace(target, key=f"{_UNNAMED}{next(_SERIAL)}")
 
     def _stored(self, mode: Mode, number: int) -> nn.Module | None:
         key = self._key(mode, number)
         found = None if key is None else self.store.find("weights", key)
         if found is None or self.build is None:
             return None
-        module = self.build(0)
-        module.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in found.items()})
-        return module
+        return _rebuilt(self.build, found)
 
     def _keep(self, mode: Mode, number: int, model: Any) -> None:
         key = self._key(mode, number)
         module = model.module if isinstance(model, Target) else model
         if key is None or not isinstance(module, nn.Module) or self.store.folder is None:
             return
-        state = module.state_dict()
-        self.store.keep("weights", key, {n: t.detach().cpu().numpy() for n, t in state.items()})
+        assert self.build is not None  # or there is no key
+        entry = _entry(self.build, module)
+        if entry is not None:
+            self.store.keep("weights", key, entry)
 
     def _key(self, mode: Mode, number: int) -> str | None:
         """Everything that a shadow model depends on."""
@@ -360,8 +371,13 @@ class Workshop:
             return None
         if self._records_digest is None:
             self._records_digest = self.pool.digest()
+        if self._architecture is None:  # what is stored is read into such a module
+            self._architecture = module_digest(self.build(0))
+            if self._architecture is None:
+                return None
+        what = (self.trainer.key, self._architecture, self._records_digest)
         sizes = (self.num_audited, self.train_size)
-        return entry_key(self.trainer.key, self._records_digest, sizes, self.seed, mode, number)
+        return entry_key(*what, sizes, self.seed, mode, number)
 
     def _digest(self, rows: NDArray[np.int64]) -> str:
         name = rows.tobytes()
@@ -565,6 +581,37 @@ def require_lab(given: AttackInput) -> Lab:
             'Name the architecture: --model "my_module:build", or CuriousStrategy(model=...).',
         )
     return given.lab
+
+
+def _entry(build: Build, module: nn.Module) -> Entry | None:
+    """A module's weights and buffers; None if the same module cannot be built from them.
+
+    So it is if training returns another kind of module, or leaves something in plain attributes:
+    such models are trained again after an interruption.
+    """
+    tensors: dict[str, Any] = dict(module.state_dict())
+    tensors |= {_BUFFER + n: b for n, b in module.named_buffers() if n not in tensors}
+    if not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+        return None  # extra state of any kind
+    try:
+        entry = {name: t.detach().cpu().numpy() for name, t in tensors.items()}
+        again = module_digest(_rebuilt(build, entry))
+    except (RuntimeError, TypeError, AttributeError):  # another kind of module; a type numpy lacks
+        return None
+    return entry if again is not None and again == module_digest(module) else None
+
+
+def _rebuilt(build: Build, entry: Entry) -> nn.Module:
+    """The module whose weights and buffers these are."""
+    module = build(0)
+    found = {name: torch.from_numpy(np.array(array)) for name, array in entry.items()}
+    module.load_state_dict({n: t for n, t in found.items() if not n.startswith(_BUFFER)})
+    for name, tensor in found.items():
+        if name.startswith(_BUFFER):
+            path, _, own = name.removeprefix(_BUFFER).rpartition(".")
+            # a factory may draw it anew each time, and the state_dict leaves it out
+            setattr(module.get_submodule(path), own, tensor)
+    return module
 
 
 def _config_of(trainer: Trainer | None) -> TrainingConfig:

@@ -39,7 +39,7 @@ class Store:
         self.folder = None if folder is None else private_directory(folder)
         self._memory: dict[str, Entry] = {}
 
-    def find(self, kind: str, key: str) -> Entry | None:
+    def find(self, kind: str, key: str, *, on_disk: bool = True) -> Entry | None:
         """An entry, or None if it is not there.
 
         Raises:
@@ -48,7 +48,7 @@ class Store:
         name = f"{kind}-{key}"
         if name in self._memory:
             return self._memory[name]
-        path = self._path(name)
+        path = self._path(name) if on_disk else None
         if path is None or not path.is_file():
             return None
         try:
@@ -71,15 +71,19 @@ class Store:
             self._memory.pop(next(iter(self._memory)))
 
     def answers(
-        self, key: str | None, compute: Callable[[], NDArray[np.float64]]
+        self,
+        key: str | None,
+        compute: Callable[[], NDArray[np.float64]],
+        *,
+        on_disk: bool = True,
     ) -> NDArray[np.float64]:
         """Answers under a key, computed if they are not there. No key: computed, not kept."""
         if key is None:
             return compute()
-        found = self.find("answers", key)
+        found = self.find("answers", key, on_disk=on_disk)
         if found is None:
             found = {"answers": compute()}
-            self.keep("answers", key, found)
+            self.keep("answers", key, found, on_disk=on_disk)
         return np.asarray(found["answers"], dtype=np.float64)
 
     def _path(self, name: str) -> Path | None:

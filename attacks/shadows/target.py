@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,11 +13,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from attacks.devices import one_thread
-from fl_audit.errors import InputError
+from attacks.shadows.identity import module_digest
+from fl_audit.errors import AuditError, InputError
 from fl_audit.records import Records
 
 Predict = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 _LEAST = 1e-12  # probabilities below it count as it: a model may answer exactly 0 or 1
+_SUM_TOLERANCE = 1e-3  # of a record's probabilities: half precision rounds by as much
 _MAX_PHI = 30.0  # nats; where a regression model is right to the last bit
 _QUERY_BYTES = 1 << 22  # inputs of one query: 4 MB; larger ones are slower for CNNs
 
@@ -49,8 +50,8 @@ class Target:
     Attributes:
         predict: Inputs (n, ...) to raw answers (n, c): logits, or a regression's value (n, 1).
         module: In eval mode, without gradients; None for a model that can only be asked.
-        key: Digest of weights and architecture; None where there is nothing to digest, and then
-            no answer is kept on disk.
+        key: Digest of weights, attributes and code; None where there is nothing to digest or it
+            cannot be told, and then no answer is kept on disk.
     """
 
     predict: Predict
@@ -71,13 +72,19 @@ def module_target(module: nn.Module, *, device: str = "cpu") -> Target:
     return Target(predict, owned, module_digest(owned))
 
 
-def callable_target(predict: Callable[[NDArray[np.float32]], Any]) -> Target:
+def callable_target(
+    predict: Callable[[NDArray[np.float32]], Any],
+    *,
+    kind: Literal["classification", "regression"] = "classification",
+) -> Target:
     """Any function from records to class probabilities (n, c): black-box attacks only.
 
-    The logarithm of a probability, of at least 1e-12, serves as its logit.
+    The logarithm of a probability, of at least 1e-12, serves as its logit. A regression's numbers,
+    (n,) or (n, 1), are taken as they are.
     """
+    returns = "probabilities (n, classes)" if kind == "classification" else "numbers (n,)"
 
-    def logits(inputs: NDArray[np.float32]) -> NDArray[np.floating]:
+    def answers_of(inputs: NDArray[np.float32]) -> NDArray[np.floating]:
         try:
             answers = np.asarray(predict(inputs), dtype=np.float64)
         except Exception as error:  # users' code raises anything
@@ -85,28 +92,37 @@ def callable_target(predict: Callable[[NDArray[np.float32]], Any]) -> Target:
                 "model",
                 getattr(predict, "__name__", type(predict).__name__),
                 f"raised {type(error).__name__}: {error}",
-                "It must take inputs of shape (n, ...) and return probabilities (n, classes).",
+                f"It must take inputs of shape (n, ...) and return {returns}.",
             ) from error
+        if kind == "regression":
+            return answers
+        if answers.ndim != 2:
+            raise InputError(
+                "answers of the model",
+                answers.shape,
+                "a callable must answer one probability a class, (n, classes)",
+                'Return predict_proba; for numbers to predict, say task = "regression".',
+            )
         if (answers < -1e-6).any() or (answers > 1 + 1e-6).any():
             raise InputError(
                 "model",
                 float(answers.min()),
                 "a callable must answer probabilities between 0 and 1",
-                "Return predict_proba, or pass the torch module itself.",
+                "Return predict_proba, or pass the torch module itself; for numbers to predict, "
+                'say task = "regression".',
+            )
+        sums = answers.sum(axis=1)
+        wrong = np.flatnonzero(np.abs(sums - 1) > _SUM_TOLERANCE)
+        if wrong.size:
+            raise InputError(
+                "model",
+                round(float(sums[wrong[0]]), 6),
+                "the probabilities that a callable answers for a record must sum to 1",
+                "Return one probability for each of the classes, which exclude each other.",
             )
         return np.log(np.clip(answers, _LEAST, 1))
 
-    return Target(logits)
-
-
-def module_digest(module: nn.Module) -> str:
-    """sha256 over weights, buffers and the modules' own descriptions."""
-    sha = hashlib.sha256(repr(module).encode())
-    for name, tensor in module.state_dict().items():
-        array = tensor.detach().cpu().contiguous()
-        sha.update(repr((name, str(array.dtype), tuple(array.shape))).encode())
-        sha.update(array.reshape(-1).view(torch.uint8).numpy().data)
-    return sha.hexdigest()
+    return Target(answers_of)
 
 
 def ask(target: Target, records: Records, task: Task) -> NDArray[np.float64]:
@@ -165,13 +181,10 @@ def answer(target: Target, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
     """
     try:
         found = np.asarray(target.predict(inputs), dtype=np.float64)
-    except (RuntimeError, TypeError, IndexError) as error:
-        raise InputError(
-            "inputs",
-            np.shape(inputs),
-            f"the model refuses them ({type(error).__name__}: {error})",
-            "Give records of the shape that the model was trained on.",
-        ) from error
+    except AuditError:
+        raise
+    except Exception as error:  # users' modules raise anything
+        raise _refusal(error, inputs) from error
     if found.shape[:1] != np.shape(inputs)[:1]:
         raise InputError(
             "answers of the model",
@@ -180,6 +193,30 @@ def answer(target: Target, inputs: NDArray[np.float32]) -> NDArray[np.float64]:
             "Return an array of shape (n, classes).",
         )
     return found.reshape(len(found), -1)
+
+
+def _refusal(error: Exception, inputs: NDArray[np.float32]) -> InputError:
+    """What to do about a model that cannot be asked."""
+    text = str(error)
+    if isinstance(error, AttributeError) and "has no attribute 'cpu'" in text:
+        return InputError(
+            "answers of the model",
+            text,
+            "a module must return one tensor, its logits",
+            "Wrap it in a module whose forward returns the logits alone, not a tuple or a dict.",
+        )
+    remedy = "Give records of the shape that the model was trained on."
+    if any(word in text for word in ("dtype", "scalar type", "FloatTensor")):
+        remedy = (
+            "Inputs are always given as float32: convert them in the module's forward "
+            "(inputs.long(), inputs.double()), or audit module.float()."
+        )
+    return InputError(
+        "inputs",
+        np.shape(inputs),
+        f"the model refuses them ({type(error).__name__}: {text})",
+        remedy,
+    )
 
 
 def _likelihoods(answers: NDArray[np.float64], records: Records, task: Task) -> NDArray[np.float64]:

@@ -37,11 +37,8 @@ def central_trainer(
         epochs=epochs,
         batch_size=local.batch_size,
     )
-    trainer = DefaultTrainer(factory_builder(build), config, device=device)
-    trainer.description = (
-        f"training at one place instead of in a federation ({trainer.description})"
-    )
-    return trainer
+    origin = "training at one place instead of in a federation"
+    return DefaultTrainer(factory_builder(build), config, device=device, origin=origin)
 
 
 def with_small_null(

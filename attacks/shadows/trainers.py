@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import joblib
 import numpy as np
@@ -18,13 +18,14 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from attacks.devices import one_thread
-from attacks.shadows.identity import function_identity
+from attacks.shadows.identity import function_identity, module_digest
 from attacks.shadows.training import (
     Build,
     Job,
     TrainingConfig,
     config_key,
     group_size,
+    settled,
     train_one,
     train_together,
     trains_together,
@@ -38,15 +39,17 @@ _WORTH_WORKERS = 8.0  # seconds of work left from which starting worker processe
 
 
 class Trainer(Protocol):
-    """Trains models like the target, from records that it is given.
+    """Trains models like the target, from records that it is given."""
 
-    Attributes:
-        description: One line for the report.
-        key: Identity for stored models; None if none can be given, and nothing is stored.
-    """
+    @property
+    def description(self) -> str:
+        """One line for the report."""
+        ...
 
-    description: str
-    key: str | None
+    @property
+    def key(self) -> str | None:
+        """Identity for stored models; None if none can be given, and nothing is stored."""
+        ...
 
     def train(self, jobs: Sequence[Job], on_model: OnModel) -> None:
         """Train a model for each job."""
@@ -64,6 +67,7 @@ class DefaultTrainer:
         config: How to train.
         workers: Processes at most; as many as there are cores by default.
         ray_address: "host:port" of a Ray cluster to train on.
+        origin: What to call it in the report, before the settings.
     """
 
     def __init__(
@@ -74,21 +78,44 @@ class DefaultTrainer:
         device: str = "cpu",
         workers: int | None = None,
         ray_address: str | None = None,
+        origin: str | None = None,
     ) -> None:
         self.build, self.config, self.device = build, config or TrainingConfig(), device
-        self._workers, self._ray = workers, ray_address
+        self._workers, self._ray, self._origin = workers, ray_address, origin
         self._sample = build(0)
+        # its weights count, too: they say how the factory draws them
+        self._architecture = module_digest(self._sample)
+
+    @property
+    def description(self) -> str:
+        """One line for the report."""
         c = self.config
-        self.description = (
+        text = (
             f"default trainer: {c.optimizer}, learning rate {c.learning_rate:g}, "
-            f"{c.epochs} epochs, batch size {c.batch_size}, {c.loss}"
+            f"{c.epochs} epochs, batch size {c.batch_size}, {c.loss or 'loss by the task'}"
         )
-        self.key: str | None = f"default {config_key(c)} {self._sample!r}"
+        return text if self._origin is None else f"{self._origin} ({text})"
+
+    @property
+    def key(self) -> str | None:
+        """Identity for stored models; None if the architecture cannot be told."""
+        if self._architecture is None:
+            return None
+        return f"default {config_key(self.config)} {self._architecture}"
+
+    def settle_loss(self, task: Literal["classification", "regression"]) -> None:
+        """Say which loss, where the configuration leaves it to the task.
+
+        Raises:
+            InputError: If the configuration names one that does not fit the task.
+        """
+        self.config = settled(self.config, has_targets=task == "regression")
 
     def train(self, jobs: Sequence[Job], on_model: OnModel) -> None:
         """Train a model for each job."""
-        fits = [j for j in jobs if self._group(len(j.records), j) > 1]
-        if trains_together(self._sample) and len(fits) == len(jobs):
+        fits = all(self._group(len(j.records), j) > 1 for j in jobs)
+        example = np.asarray(jobs[0].records.inputs[:2]) if jobs else None
+        if example is not None and fits and trains_together(self._sample, example):
             # even one: its bits must not depend on the group
             self._train_together(jobs, on_model)
             return
@@ -156,7 +183,8 @@ class FunctionTrainer:
                 f"raised {type(error).__name__}: {error}",
                 "It is called as train(model, dataset, seed=...) and returns the trained model.",
             ) from error
-        if not isinstance(trained, nn.Module) and not callable(trained):
+        answers = callable(trained) or hasattr(trained, "predict_proba")
+        if not answers and not hasattr(trained, "predict"):
             raise InputError(
                 "train",
                 type(trained).__name__,

@@ -31,6 +31,7 @@ Weights = dict[str, torch.Tensor]
 # what vmap cannot take along, or what would draw other numbers in another group
 _STATEFUL = (nn.modules.batchnorm._BatchNorm, nn.RNNBase, nn.modules.dropout._DropoutNd)
 _CONVOLUTIONS = (nn.modules.conv._ConvNd,)
+_TRIAL_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
 _TOGETHER_BYTES = 1 << 29  # weights, gradients and optimizer state of one group: 512 MB
 
 
@@ -43,7 +44,9 @@ class TrainingConfig(Record):
     weight_decay: float = Field(default=0.0, ge=0)
     epochs: int = Field(default=30, ge=1)
     batch_size: int = Field(default=32, ge=1)
-    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    loss: Literal["cross_entropy", "mse"] | None = Field(
+        default=None, description="by default cross_entropy for classes, mse for targets"
+    )
 
     def make_optimizer(self, parameters: Sequence[torch.Tensor]) -> torch.optim.Optimizer:
         """Elementwise, so that it works on stacked parameters, too."""
@@ -125,22 +128,74 @@ def factory_builder(factory: Callable[[], Any]) -> Build:
     return build
 
 
-def trains_together(module: nn.Module) -> bool:
+def settled(config: TrainingConfig, *, has_targets: bool) -> TrainingConfig:
+    """The configuration with its loss: the one it names, or the one that fits the records.
+
+    Raises:
+        InputError: If it names one that does not fit them.
+    """
+    wanted: Literal["cross_entropy", "mse"] = "mse" if has_targets else "cross_entropy"
+    if config.loss is None:
+        return config.model_copy(update={"loss": wanted})
+    if config.loss != wanted:
+        rule = "is for regression targets" if config.loss == "mse" else "is for classes"
+        raise InputError(
+            "training.loss", config.loss, rule, f"Use loss = '{wanted}', or leave it out."
+        )
+    return config
+
+
+def trains_together(module: nn.Module, example: NDArray[np.float32]) -> bool:
     """Whether models of this kind are faster as one batch, and can be one.
 
     Measured with 32 models on two cores: an MLP about five times as fast as one after the other, a
     small CNN 1.1 times. So convolutions, what keeps state between batches, and dropout, whose
-    draws would depend on the group, train one by one.
+    draws would depend on the group, train one by one. What the layers' kinds do not tell, such as
+    `torch.nn.functional.dropout`, a trial does.
+
+    Args:
+        example: Inputs to try the module with, shape (b, ...).
     """
-    return not any(isinstance(part, _STATEFUL + _CONVOLUTIONS) for part in module.modules())
+    if any(isinstance(part, _STATEFUL + _CONVOLUTIONS) for part in module.modules()):
+        return False
+    return _is_a_function(module, torch.from_numpy(example))
+
+
+def _is_a_function(module: nn.Module, inputs: torch.Tensor) -> bool:
+    """Whether answers in training mode follow from weights and inputs alone, under vmap, too."""
+    model = copy.deepcopy(module).train()
+    buffers = [b.clone() for b in model.buffers()]
+    with one_thread(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.random.manual_seed(0)
+        before = torch.random.get_rng_state()
+        try:
+            first, second = model(inputs), model(inputs)
+            stacked, held = stack_module_state([model])
+            vmap(lambda p, b, x: functional_call(model, {**p, **b}, (x,)))(
+                stacked, held, inputs[None]
+            )
+        except _TRIAL_ERRORS:  # if it is the module that cannot do it, training it says so
+            return False
+        # outputs alone would not do: a rare draw may change nothing here
+        drew = not torch.equal(before, torch.random.get_rng_state())
+    kept = all(torch.equal(a, b) for a, b in zip(buffers, model.buffers(), strict=True))
+    return not drew and kept and torch.equal(first, second)
 
 
 def epoch_batches(num: int, config: TrainingConfig, seed: int) -> Iterator[list[NDArray[np.int64]]]:
-    """Rows of each batch, epoch by epoch."""
+    """Rows of each batch, epoch by epoch.
+
+    A last batch of a single record joins the one before it, for every kind of model: BatchNorm
+    cannot normalise over one record in training mode.
+    """
     rng = derived_rng(seed, "batches")
+    starts = list(range(0, num, config.batch_size))
+    if config.batch_size > 1 and len(starts) > 1 and num - starts[-1] == 1:
+        starts.pop()
+    ends = [*starts[1:], num]
     for _ in range(config.epochs):
         order = rng.permutation(num)
-        yield [order[i : i + config.batch_size] for i in range(0, num, config.batch_size)]
+        yield [order[i:j] for i, j in zip(starts, ends, strict=True)]
 
 
 def train_one(
@@ -156,6 +211,7 @@ def train_one(
     Args:
         on_epoch: Called with the model after every epoch.
     """
+    config = _settled(config, job)
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(derived_seed(job.seed, "training") % 2**63)
         model = build(derived_seed(job.seed, "weights")).to(device).train()
@@ -181,6 +237,7 @@ def train_together(
     """
     num = len(jobs[0].records)
     assert all(len(job.records) == num for job in jobs)
+    config = _settled(config, jobs[0])
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.random.manual_seed(derived_seed(jobs[0].seed, "training") % 2**63)
         models = [build(derived_seed(job.seed, "weights")).to(device) for job in jobs]
@@ -239,6 +296,11 @@ def _losses(answers: torch.Tensor, wanted: torch.Tensor, config: TrainingConfig)
     return nn.functional.cross_entropy(answers, wanted, reduction="none")
 
 
+def _settled(config: TrainingConfig, job: Job) -> TrainingConfig:
+    has_targets = job.records.targets is not None
+    return settled(config, has_targets=has_targets)
+
+
 def _batch(
     job: Job, rows: NDArray[np.int64], config: TrainingConfig, device: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -246,9 +308,6 @@ def _batch(
     if job.soft is not None:
         return inputs, torch.from_numpy(job.soft[rows]).to(device)
     if config.loss == "mse":
-        if job.records.targets is None:
-            raise InputError(
-                "training.loss", "mse", "is for regression targets", "Use loss = 'cross_entropy'."
-            )
+        assert job.records.targets is not None  # `settled` saw to it
         return inputs, torch.from_numpy(job.records.targets[rows].astype(np.float32)).to(device)
     return inputs, torch.from_numpy(job.records.labels[rows]).to(device)

@@ -26,9 +26,26 @@ def load_weights(module: torch.nn.Module, arrays: Mapping[str, NDArray[np.generi
                 f"array {name!r}",
                 found,
                 f"the model needs shape {wanted}",
-                "Name the model factory (and settings) that the trace was recorded with.",
+                _remedy(state, arrays),
             )
     module.load_state_dict({name: torch.from_numpy(np.array(arrays[name])) for name in state})
+
+
+def _remedy(state: Mapping[str, object], arrays: Mapping[str, object]) -> str:
+    for longer, shorter, strip in (
+        (arrays, state, "Take it off their names"),
+        (state, arrays, "Put it before the arrays' names"),
+    ):
+        name = next(iter(shorter), "")
+        prefixes = {n.removesuffix(name) for n in longer if n.endswith(f".{name}")}
+        for prefix in prefixes if name else ():
+            if {prefix + n for n in shorter} == set(longer):
+                whose = "Arrays" if longer is arrays else "The model's"
+                return (
+                    f"{whose} names all start with {prefix!r}, as a wrapper such as DataParallel "
+                    f"or torch.compile makes them, and the other's do not. {strip}."
+                )
+    return "Name the model factory (and settings) that the weights belong to."
 
 
 def logits(

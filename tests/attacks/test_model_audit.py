@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_diabetes, load_digits
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from torch import nn
 
 import fl_audit
@@ -187,7 +187,8 @@ def test_answers_of_any_object_are_enough_for_black_box_attacks() -> None:
     assert report.model is not None
     assert report.model.target == "answers only"
     assert by_label(report)["loss_threshold"].decisions is None  # nothing to calibrate on
-    with pytest.raises(ObservationError, match="final-model"):
+    needs = "final-model.*white-box attacks need the torch module itself"
+    with pytest.raises(ObservationError, match=needs):
         audit(forest, attacks=["white_box"], training=None)
 
 
@@ -233,6 +234,25 @@ def test_regression_works_on_squared_errors() -> None:
         ({"attacks": ["rmai"]}, "Did you mean 'rmia'"),
         ({"population": (digits()[0], digits()[1] + 5)}, "the model has classes 0 to 9"),
         ({"population": (digits()[0][:, :60], digits()[1])}, "the model refuses them"),
+        ({"training": "adam"}, "training = 'adam': must be a table"),
+        ({"proxy": 1}, "proxy = 1: is no ModelProxy"),
+        ({"train_size": 1}, "train_size = 1: must be at least 2"),
+        ({"workers": 0}, "workers = 0: must be at least 1"),
+        ({"seed": -1}, "seed = -1: must not be negative"),
+        ({"num_targets": 8}, 'the game "model" looks at the one model'),
+        ({"records": [3]}, "the game 'model' is about all candidates"),
+        ({"game": "record", "records": [3]}, "the game 'record' is about all candidates"),
+        ({"game": "leave-one-out", "records": []}, "names no record"),
+        ({"game": "leave-one-out", "records": [3, 3]}, "records = 3: stands there more than once"),
+        ({"game": "leave-one-out", "records": [3, 1000]}, "records = 1000: is no candidate"),
+        (
+            {"game": "leave-one-out", "non_members": range(200, 300), "records": [200]},
+            "records = 200: is a non-member",
+        ),
+        (
+            {"population": (digits()[0], digits()[1] + 0.5)},
+            "a class is a whole number from 0, and the model has 10 outputs",
+        ),
     ],
 )
 def test_bad_input_says_what_to_do(
@@ -285,3 +305,185 @@ def test_an_out_directory_of_something_else_is_refused(target: nn.Module, tmp_pa
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="not empty"):
         audit(target, out=tmp_path)
+
+
+def test_nothing_is_touched_where_the_input_is_wrong(target: nn.Module, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    for overwrite in (False, True):  # of a directory that is not there yet
+        with pytest.raises(InputError, match="out of range"):
+            audit(target, members=[5000], out=out, overwrite=overwrite)
+        assert not out.exists()
+    audit(target, out=out, attacks=["loss_threshold"])
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    for changes in (
+        {"members": [5000]},
+        {"training": {"epoch": 3}},
+        {"proxy": ModelProxy(mlp(), digits(), [5000])},
+    ):
+        with pytest.raises(InputError):
+            audit(target, out=out, overwrite=True, **changes)
+        assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
+
+
+def test_a_place_that_is_taken_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+
+    class Silent(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("was asked")
+
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"not empty|run directories only"):
+            audit(Silent(), out=tmp_path, overwrite=overwrite)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_what_an_interruption_leaves_can_be_overwritten(target: nn.Module, tmp_path: Path) -> None:
+    def stop(what: str, number: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    for overwrite in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            audit(target, out=tmp_path / "run", overwrite=overwrite, progress=stop)
+    audit(target, out=tmp_path / "run", overwrite=True, attacks=["loss_threshold"])
+
+
+def test_probabilities_of_a_module_are_not_taken_for_logits(target: nn.Module) -> None:
+    cheap = ["loss_threshold", {"name": "rmia", "num_shadow_models": 4}]
+    table = {"epochs": 3}
+    logits = audit(target, attacks=cheap, training=table)
+    softmax = nn.Sequential(*target, nn.Softmax(dim=1))  # type: ignore[misc]
+    found = audit(softmax, attacks=cheap, training=table)
+    for label, record in by_label(logits).items():
+        other = by_label(found)[label]
+        assert record.result is not None
+        assert other.result is not None
+        assert other.result.metrics["auc"].value == pytest.approx(
+            record.result.metrics["auc"].value, abs=1e-3
+        )
+    assert logits.model is not None
+    assert found.model is not None
+    assert any("answers probabilities, not logits" in note for note in found.model.notes)
+    assert not any("probabilities" in note for note in logits.model.notes)
+    assert logits.model.gradient_norms is not None
+    assert found.model.gradient_norms is not None
+    assert found.model.gradient_norms.edges == pytest.approx(
+        logits.model.gradient_norms.edges, rel=1e-2
+    )
+
+
+def test_a_training_function_gets_the_users_module_and_its_models_answer_alike(
+    target: nn.Module,
+) -> None:
+    def train(model: Any, dataset: Any, *, seed: int) -> Any:
+        pairs = [dataset[row] for row in range(len(dataset))]
+        inputs, wanted = torch.stack([p[0] for p in pairs]), torch.stack([p[1] for p in pairs])
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for _ in range(40):
+            answers = model(inputs)
+            sums.append(float(answers.detach()[0].sum()))
+            loss = nn.functional.cross_entropy(answers.log() if ends else answers, wanted)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+        return model
+
+    found = []
+    for ends in ([], [nn.Softmax(dim=1)]):
+        sums = list[float]()
+        report = audit(
+            nn.Sequential(*target, *ends),  # type: ignore[misc]
+            train_fn=train,
+            training=None,
+            attacks=[{"name": "rmia", "num_shadow_models": 4}],
+        )
+        result = by_label(report)["rmia"].result
+        assert result is not None
+        found.append(result.metrics["auc"].value)
+    assert sums == pytest.approx([1.0] * len(sums))  # the softmax as it is
+    assert found[1] == pytest.approx(found[0], abs=5e-3)
+
+
+def diabetes() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    inputs, wanted = load_diabetes(return_X_y=True)
+    return inputs.astype(np.float32), wanted.astype(np.float32)
+
+
+@pytest.mark.parametrize("form", ["object", "function", "column"])
+def test_regression_of_anything_that_predicts(form: str) -> None:
+    x, y = diabetes()
+    forest = RandomForestRegressor(30, random_state=0).fit(x[:100], y[:100])
+    forms = {
+        "object": forest,
+        "function": forest.predict,
+        "column": lambda inputs: forest.predict(inputs)[:, None],
+    }
+    report = audit(
+        forms[form], population=(x, y), members=range(100), attacks="loss_threshold", training=None
+    )
+    assert report.model is not None
+    assert report.model.task == "regression"
+    result = by_label(report)["loss_threshold"].result
+    assert result is not None
+    assert result.metrics["auc"].low > 0.5
+
+
+def test_shadow_regressors_are_asked_for_numbers() -> None:
+    x, y = diabetes()
+
+    def train(model: None, dataset: Any, *, seed: int) -> Any:
+        pairs = [dataset[row] for row in range(len(dataset))]
+        inputs, wanted = np.stack([p[0] for p in pairs]), [float(p[1]) for p in pairs]
+        return RandomForestRegressor(5, random_state=seed).fit(inputs, wanted).predict
+
+    forest = RandomForestRegressor(5, random_state=0).fit(x[:100], y[:100])
+    cheap = [{"name": "rmia", "num_shadow_models": 4}]
+    options: dict[str, Any] = {"population": (x, y), "members": range(100), "training": None}
+    report = audit(forest, train_fn=train, attacks=cheap, **options)
+    assert by_label(report)["rmia"].result is not None
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (lambda x: np.full((len(x), 10), 0.3), "= 3.0: .*must sum to 1"),
+        (lambda x: x[:, 0] - 5, r"one probability a class.*task = \"regression\""),
+        (lambda x: np.tile([2.0, -1.0], (len(x), 5)), r"between 0 and 1.*task = \"regression\""),
+    ],
+)
+def test_what_is_no_probability_is_refused(answers: Any, message: str) -> None:
+    changes: dict[str, Any] = {"attacks": ["loss_threshold"], "training": None}
+    with pytest.raises(InputError, match=message):
+        audit(answers, task="classification", **changes)
+
+
+def test_float_labels_are_classes_of_a_model_with_many_outputs(target: nn.Module) -> None:
+    inputs, labels = digits()
+    cheap = {"attacks": "loss_threshold", "training": None}  # one attack, as plain text
+    found = audit(target, population=(inputs, labels.astype(np.float64)), **cheap)
+    assert found.attacks == audit(target, **cheap).attacks
+
+
+def test_class_labels_of_a_model_with_one_output_name_the_task() -> None:
+    message = r"one output tells no classes apart.*task = \"regression\".*two outputs"
+    with pytest.raises(InputError, match=message):
+        audit(nn.Linear(64, 1), attacks=["loss_threshold"], training=None)
+
+
+class Pair(nn.Module):
+    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return inputs, inputs
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Pair(), "a module must return one tensor.*returns the logits alone"),
+        (nn.Linear(64, 10).double(), "Inputs are always given as float32"),
+        (nn.Embedding(20, 10), "Inputs are always given as float32"),
+    ],
+    ids=["tuple", "double", "embedding"],
+)
+def test_a_module_that_cannot_be_asked_says_why(model: nn.Module, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        audit(model, attacks=["loss_threshold"], training=None)

@@ -102,7 +102,8 @@ def test_fractional_classes_are_refused() -> None:
         ([-1], "out of range"),
         ([2, 1, 2], "members = 2: stands there more than once"),
         ([], "at least one row"),
-        ([0.5], "row numbers"),
+        ([0.5], "row numbers are whole numbers"),
+        ([1.0, 2.0], "row numbers are whole numbers"),
         (np.zeros(4, dtype=bool), "a mask needs shape"),
     ],
 )
@@ -113,3 +114,48 @@ def test_rows_that_are_none(rows: Any, message: str) -> None:
 
 def test_a_mask_is_as_good_as_rows() -> None:
     assert rows_of(np.arange(6) > 3, 6, "members").tolist() == [4, 5]
+
+
+@pytest.mark.parametrize(("width", "classes"), [(3, True), (1, False)])
+def test_float_labels_are_what_the_model_makes_of_them(width: int, classes: bool) -> None:
+    floats = LABELS.astype(np.float32)
+    found = to_records((INPUTS, floats), width=lambda _: width)
+    assert (found.targets is None) is classes
+    assert to_records((INPUTS, floats), task="regression", width=lambda _: 3).targets is not None
+    assert to_records((INPUTS, floats), task="classification", width=lambda _: 1).targets is None
+
+
+def test_fractional_labels_of_a_model_with_classes_are_refused() -> None:
+    with pytest.raises(InputError, match=r"the model has 3 outputs.*task = \"classification\""):
+        to_records((INPUTS, LABELS + 0.5), width=lambda _: 3)
+
+
+@pytest.mark.parametrize("in_memory", [10, 1 << 20], ids=["lazy", "read"])
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros(3), r"input of item 4 of population = \(3,\): the first has shape \(2,\)"),
+        (np.array([0, np.nan]), "record 4 of population = 'NaN or infinity'"),
+    ],
+    ids=["ragged", "nan"],
+)
+def test_a_bad_item_is_named(
+    monkeypatch: pytest.MonkeyPatch, in_memory: int, bad: Any, message: str
+) -> None:
+    monkeypatch.setattr(population, "_IN_MEMORY", in_memory)
+    with pytest.raises(InputError, match=message):
+        to_records([(bad if row == 4 else INPUTS[row], 0) for row in range(6)])
+
+
+def test_an_item_that_turns_bad_later_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(population, "_IN_MEMORY", 10)
+    items = [(INPUTS[row].copy(), 0) for row in range(6)]
+    found = to_records(items)
+    items[2][0][:] = np.nan
+    with pytest.raises(InputError, match="record 2 of population"):
+        found.take([1, 2]).inputs[:]
+
+
+def test_records_of_another_task_are_refused() -> None:
+    with pytest.raises(InputError, match="the Records of population are for classification"):
+        to_records(to_records((INPUTS, LABELS)), task="regression")

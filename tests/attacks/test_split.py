@@ -53,8 +53,9 @@ def test_everything_given() -> None:
 
 
 def test_a_second_data_set_leaves_the_rest_to_non_members() -> None:
-    second = (np.ones((50, 1), dtype=np.float32), np.zeros(50, np.int64))
+    second = (np.full((50, 1), 0.5, dtype=np.float32), np.zeros(50, np.int64))
     found = split(range(800), auxiliary=second)
+    assert found.notes == []
     assert (~found.is_member).sum() == 800
     assert found.auxiliary_from == "a second data set"
     assert len(found.pool) - found.num_audited == 50
@@ -78,3 +79,26 @@ def test_overlaps_are_refused(arguments: tuple[Any, ...], message: str) -> None:
 def test_a_second_data_set_of_another_shape() -> None:
     with pytest.raises(InputError, match=r"population's shape \(1,\)"):
         split([0, 1], [2, 3], records(20, width=3))
+
+
+@pytest.mark.parametrize("row", [3, 900])  # a member, and one drawn as non-member or null
+def test_a_second_data_set_with_audited_records_is_refused(row: int) -> None:
+    inputs = np.full((50, 1), 0.5, dtype=np.float32)
+    inputs[7:9] = row
+    labels = np.zeros(50, np.int64)
+    population = records(1000)
+    with pytest.raises(InputError, match=rf"auxiliary = {row}: 2 of its records are audited"):
+        split(range(500), list(range(500, 1000)), (inputs, labels), population=population)
+    labels[:] = 1  # another label: another record
+    split(range(500), list(range(500, 1000)), (inputs, labels), population=population)
+
+
+def test_copies_across_parts_are_counted() -> None:
+    population = records(1000)
+    inputs = population.inputs.copy()
+    inputs[[1, 600, 601]] = -1  # a member and two non-members
+    inputs[[700, 701]] = -2  # both in one part: nobody is led astray
+    inputs[2], inputs[800] = 0.0, -0.0  # record 0 is a member, too
+    changed = Records(population.ids, inputs, population.labels)
+    found = split(range(500), list(range(500, 1000)), population=changed)
+    assert found.notes[-1].startswith("6 records have a copy (same input and label) in another")

@@ -178,3 +178,59 @@ def test_the_command_prints_and_says_how_to_mend(home: Path) -> None:
         app, [*arguments, "--overwrite", "--set", 'audit.attacks=[{name="rmia",mode="offlin"}]']
     )
     assert isinstance(failed.exception, InputError)
+
+
+def test_a_typo_costs_no_run_that_stands(home: Path) -> None:
+    cheap = ["audit.attacks=loss_threshold"]
+    audit_from_file(home / "audit.toml", out=home / "out", overrides=cheap)
+    before = (home / "out" / "report.json").read_bytes()
+    wrong = [*cheap, "split.members=[900]"]
+    with pytest.raises(InputError, match="out of range"):
+        audit_from_file(home / "audit.toml", out=home / "out", overrides=wrong, overwrite=True)
+    assert (home / "out" / "report.json").read_bytes() == before
+    audit_from_file(home / "audit.toml", out=home / "out", overrides=cheap, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"junk", "no file of plain numpy arrays"),
+        (b"", "no file of plain numpy arrays"),
+        (b"PK\x03\x04 cut off", "no file of plain numpy arrays"),
+        ("array", "no file of plain numpy arrays"),
+        ("other names", "no array of the name 'inputs'"),
+    ],
+)
+def test_a_file_that_holds_no_records(home: Path, content: bytes | str, why: str) -> None:
+    path = home / "junk.npz"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "array":
+        with path.open("wb") as file:
+            np.save(file, np.arange(3))
+    else:
+        np.savez(path, x=np.arange(3))
+    with pytest.raises(InputError, match=why) as caught:
+        audit_from_file(
+            home / "audit.toml", out=home / "out", overrides=["data.population=junk.npz"]
+        )
+    assert "pickle=" not in str(caught.value)
+
+
+def test_row_numbers_are_whole(home: Path) -> None:
+    np.save(home / "members.npy", np.arange(10.0))
+    with pytest.raises(InputError, match="row numbers are whole numbers"):
+        audit_from_file(home / "audit.toml", out=home / "out")
+    (home / "members.npy").write_bytes(b"junk")
+    with pytest.raises(InputError, match="no file of plain numpy arrays") as caught:
+        audit_from_file(home / "audit.toml", out=home / "out")
+    assert "allow_pickle" not in str(caught.value)
+
+
+def test_weights_of_a_wrapped_model_name_the_prefix(home: Path) -> None:
+    state = torch.load(home / "model.pt", weights_only=True)
+    torch.save({f"module.{name}": tensor for name, tensor in state.items()}, home / "model.pt")
+    overrides = ["target.weights=model.pt"]
+    with pytest.raises(InputError, match=r"start with 'module\.'.*Take it off") as caught:
+        audit_from_file(home / "audit.toml", out=home / "out", overrides=overrides)
+    assert "trace" not in str(caught.value)

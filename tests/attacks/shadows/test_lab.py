@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import nn
 
+from attacks.shadows import lab as laboratory
 from attacks.shadows.lab import Lab, Workshop
 from attacks.shadows.store import Store, entry_key
-from attacks.shadows.target import Target, Task, module_target
+from attacks.shadows.target import Target, Task, module_target, residuals
 from attacks.shadows.trainers import DefaultTrainer, OnModel
-from attacks.shadows.training import Job, TrainingConfig, fresh_builder
+from attacks.shadows.training import Build, Job, TrainingConfig, factory_builder, fresh_builder
 from fl_audit.errors import InputError, TraceError
 from fl_audit.records import Records
 
@@ -24,8 +27,8 @@ AUDITED, AUXILIARY = 120, 200
 class CountingTrainer(DefaultTrainer):
     """Counts models, and can be killed after some."""
 
-    def __init__(self, *, dies_after: int = 10**9) -> None:
-        super().__init__(fresh_builder(nn.Linear(5, 3)), TrainingConfig(epochs=1))
+    def __init__(self, *, dies_after: int = 10**9, build: Build | None = None) -> None:
+        super().__init__(build or fresh_builder(nn.Linear(5, 3)), TrainingConfig(epochs=1))
         self.trained, self._dies_after = 0, dies_after
 
     def train(self, jobs: Sequence[Job], on_model: OnModel) -> None:
@@ -116,6 +119,84 @@ def test_answers_are_kept_by_weights_and_rows(tmp_path: Path) -> None:
     other = workshop(None, tmp_path, pool=pool(0.5))
     other.ask(counting(other, "a"), np.arange(10))
     assert len(calls) == 3
+
+
+def test_a_model_without_identity_is_never_answered_from_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for shift in (0.0, 1.0):  # two runs: running numbers begin anew
+        monkeypatch.setattr(laboratory, "_SERIAL", itertools.count())
+        shop = workshop(None, tmp_path)
+        module = fresh_builder(nn.Linear(5, 3))(7)
+        assert isinstance(module.bias, nn.Parameter)
+        with torch.no_grad():
+            module.bias.add_(shift)
+        vars(module)["rng"] = np.random.default_rng(0)
+        target = shop._as_target(module)
+        found.append(shop.ask(target, np.arange(10)))
+        assert np.array_equal(shop.ask(target, np.arange(10)), found[-1])
+    assert np.allclose(found[1] - found[0], 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Projected(nn.Module):
+    """A random projection that is not saved with the weights."""
+
+    projection: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("projection", torch.randn(5, 4), persistent=False)
+        self.inner = nn.Linear(4, 3)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.inner(inputs @ self.projection)
+        return found
+
+
+class Scaled(Projected):
+    """The same in a plain attribute, which cannot be restored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.rand(())
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(inputs) * self.scale
+
+
+@pytest.mark.parametrize(("kind", "again"), [(Projected, 0), (Scaled, 2)])
+def test_a_stored_model_answers_as_it_did_or_is_trained_again(
+    kind: type[nn.Module], again: int, tmp_path: Path
+) -> None:
+    answers = []
+    for trained in (2, again):
+        trainer = CountingTrainer(build=factory_builder(kind))
+        shop = workshop(trainer, tmp_path)
+        answers.append([shop.ask(s.target, np.arange(9)) for s in shop.shadows("online", 2)])
+        assert trainer.trained == trained
+        for entry in tmp_path.glob("answers-*"):
+            entry.unlink()
+    assert np.array_equal(answers[0], answers[1])
+
+
+def test_regression_needs_no_word_on_the_loss() -> None:
+    plain = pool()
+    wanted = plain.inputs.sum(1).astype(np.float32)
+    records = Records(plain.ids, plain.inputs, np.zeros_like(plain.labels), wanted)
+
+    def shop(config: TrainingConfig) -> Workshop:
+        trainer = DefaultTrainer(fresh_builder(nn.Linear(5, 1)), config)
+        task = Task("regression", 2)
+        return Workshop(records, AUDITED, task, trainer=trainer, train_size=60, seed=0)
+
+    found = shop(TrainingConfig(epochs=100, learning_rate=0.05))
+    (shadow,) = found.shadows("offline", 1)
+    assert np.abs(residuals(shadow.target, records)).mean() < 0.2
+    assert "mse" in found.origin("offline")
+    with pytest.raises(InputError, match=r"training.loss = 'cross_entropy'"):
+        shop(TrainingConfig(loss="cross_entropy"))
 
 
 def test_a_damaged_entry_is_an_error_and_not_a_number(tmp_path: Path) -> None:

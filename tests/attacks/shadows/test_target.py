@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from attacks.shadows.identity import module_digest
 from attacks.shadows.target import Target, Task, ask, callable_target, module_target, residuals
 from fl_audit.errors import InputError
 from fl_audit.records import LazyInputs, Records
@@ -41,6 +42,66 @@ def test_the_key_follows_the_weights() -> None:
     with torch.no_grad():
         module.bias[0] += 1e-7 + module.bias[0].abs()
     assert module_target(module).key != before
+
+
+class Scaled(nn.Module):
+    """Answers depend on an attribute, an unsaved buffer and an object."""
+
+    def __init__(self, temp: float = 1.0, offset: float = 0.0, how: Any = None) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 3)
+        nn.init.ones_(self.inner.weight)
+        nn.init.zeros_(self.inner.bias)
+        self.temp, self.how = temp, how
+        self.register_buffer("offset", torch.tensor(offset), persistent=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.inner(inputs) / self.temp
+        return found
+
+
+def test_the_key_follows_attributes_buffers_hooks_and_code() -> None:
+    class Edited(Scaled):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return super().forward(inputs) * 2
+
+    class Again(Scaled):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return super().forward(inputs) * 3
+
+    Again.__qualname__ = Edited.__qualname__
+    hooked = Scaled()
+    hooked.register_forward_hook(lambda module, given, found: found * 2)
+    deep = Scaled()
+    vars(deep.inner)["extra"] = 1
+    modules = [
+        Scaled(),
+        Scaled(temp=2.0),
+        Scaled(offset=1.0),
+        Scaled(how=Task("regression", 2)),
+        Scaled(how=Task("regression", 2, 0.5)),
+        Edited(),
+        Again(),
+        hooked,
+        deep,
+        Scaled().to(torch.bfloat16),
+    ]
+    keys = [module_target(module).key for module in modules]
+    assert None not in keys
+    assert len(set(keys)) == len(modules)
+    assert module_target(Scaled().train()).key == module_target(Scaled().eval()).key == keys[0]
+
+
+def test_what_cannot_be_told_has_no_key() -> None:
+    assert module_target(Scaled(how=nn.functional.relu)).key is not None
+    for hidden in (
+        np.random.default_rng(0),
+        torch.finfo(torch.float32),
+        torch.zeros(1).to_sparse(),
+    ):
+        assert module_digest(Scaled(how=hidden)) is None
+    assert module_digest(nn.LazyLinear(3)) is None
+    assert module_target(Scaled(how=np.random.default_rng(0))).key is None
 
 
 def test_probabilities_become_logits() -> None:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from attacks.shadows import trainers
 from attacks.shadows.trainers import DefaultTrainer, FunctionTrainer, RecordsDataset
-from attacks.shadows.training import Job, TrainingConfig, fresh_builder
+from attacks.shadows.training import Job, TrainingConfig, factory_builder, fresh_builder
 from fl_audit.errors import InputError
 from fl_audit.records import Records
 
@@ -46,6 +46,58 @@ def test_jobs_of_unequal_size_train_in_groups() -> None:
     trainer = DefaultTrainer(fresh_builder(nn.Linear(4, 2)), TrainingConfig(epochs=1))
     found = collect(trainer, [job(0, 30), job(1, 31), job(2, 30)])
     assert sorted(found) == [0, 1, 2]
+
+
+class Noisy(nn.Module):
+    """Dropout that no layer tells of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 2)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.inner(nn.functional.dropout(inputs, 0.5, self.training))
+        return found
+
+
+def test_functional_dropout_does_not_make_bits_depend_on_the_group() -> None:
+    trainer = DefaultTrainer(factory_builder(Noisy), TrainingConfig(epochs=2), workers=1)
+    work = [job(seed) for seed in range(3)]
+    together, alone = collect(trainer, work), collect(trainer, work[1:2])
+    assert bits(together[1]) == bits(alone[0])
+
+
+def test_the_default_trainers_key_follows_the_code_and_how_weights_are_drawn() -> None:
+    class Edited(Noisy):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return super().forward(inputs) * 2
+
+    class Drawn(Noisy):
+        def __init__(self) -> None:
+            super().__init__()
+            nn.init.normal_(self.inner.weight)
+
+    class Unknown(Noisy):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rng = np.random.default_rng(0)
+
+    kinds: list[type[nn.Module]] = [Noisy, Edited, Drawn]
+    for kind in kinds:
+        kind.__qualname__ = "Same"
+    keys = [DefaultTrainer(factory_builder(kind)).key for kind in kinds]
+    assert None not in keys
+    assert len(set(keys)) == 3
+    assert DefaultTrainer(factory_builder(Noisy)).key == keys[0]
+    assert DefaultTrainer(factory_builder(Unknown)).key is None
+
+
+def test_the_description_says_the_loss_of_the_task() -> None:
+    trainer = DefaultTrainer(fresh_builder(nn.Linear(4, 1)), origin="here")
+    assert "loss by the task" in trainer.description
+    trainer.settle_loss("regression")
+    assert trainer.description.startswith("here (default trainer: adam")
+    assert trainer.description.endswith("mse)")
 
 
 def test_worker_processes_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import chain
 from typing import Literal
 
@@ -14,8 +15,10 @@ from attacks.shadows.training import (
     Build,
     Job,
     TrainingConfig,
+    epoch_batches,
     factory_builder,
     fresh_builder,
+    settled,
     train_one,
     train_together,
     trains_together,
@@ -37,6 +40,31 @@ def jobs(num: int, records: int = 50, *, targets: bool = False) -> list[Job]:
         wanted = rng.normal(size=records).astype(np.float32) if targets else None
         found.append(Job(Records(np.arange(records), inputs, labels, wanted), seed))
     return found
+
+
+class Applied(nn.Module):
+    """A function as a layer."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.function(inputs)
+
+
+class Counting(nn.Module):
+    """Keeps state between batches without changing what it answers."""
+
+    count: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.count = self.count + 1
+        return inputs
 
 
 def bits(model: nn.Module) -> bytes:
@@ -78,7 +106,7 @@ def test_training_learns_and_leaves_the_global_generator_alone() -> None:
 def test_regression_and_soft_labels() -> None:
     job = jobs(1, targets=True)[0]
     one = factory_builder(lambda: nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 1)))
-    config = TrainingConfig(epochs=300, learning_rate=1e-2, loss="mse")
+    config = TrainingConfig(epochs=300, learning_rate=1e-2)  # mse, since there are targets
     answers = train_one(one, job, config)(torch.from_numpy(job.records.inputs)).detach().numpy()
     assert job.records.targets is not None
     assert np.square(answers[:, 0] - job.records.targets).mean() < 0.1
@@ -102,10 +130,44 @@ def test_mse_needs_targets() -> None:
         (nn.BatchNorm1d(3), False),
         (nn.Dropout(0.5), False),
         (nn.LayerNorm(3), True),
+        (Applied(lambda x: nn.functional.dropout(x, 1e-9)), False),  # changes no output here
+        (Applied(lambda x: x + float(np.random.default_rng().normal())), False),
+        (Applied(lambda x: x * 2 if x.sum() > 0 else x), False),  # vmap cannot
+        (Applied(lambda x: x.relu()), True),
+        (Counting(), False),
     ],
 )
 def test_what_trains_together(part: nn.Module, together: bool) -> None:
-    assert trains_together(nn.Sequential(part)) is together
+    before = torch.random.get_rng_state()
+    example = np.ones((2, 1, 3, 3) if isinstance(part, nn.Conv2d) else (2, 3), np.float32)
+    assert trains_together(nn.Sequential(part), example) is together
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_loss_follows_the_records() -> None:
+    for loss, has_targets, remedy in [
+        ("mse", False, "cross_entropy"),
+        ("cross_entropy", True, "mse"),
+    ]:
+        with pytest.raises(InputError, match=rf"training.loss = '{loss}'.*Use loss = '{remedy}'"):
+            settled(TrainingConfig.model_validate({"loss": loss}), has_targets=has_targets)
+    assert settled(TrainingConfig(), has_targets=True).loss == "mse"
+    assert settled(TrainingConfig(), has_targets=False).loss == "cross_entropy"
+
+
+@pytest.mark.parametrize(
+    ("num", "size", "sizes"),
+    [(33, 16, [16, 17]), (34, 16, [16, 16, 2]), (1, 16, [1]), (3, 1, [1] * 3)],
+)
+def test_a_last_batch_of_one_joins_the_one_before(num: int, size: int, sizes: list[int]) -> None:
+    for batches in epoch_batches(num, TrainingConfig(epochs=2, batch_size=size), 0):
+        assert [len(rows) for rows in batches] == sizes
+        assert sorted(np.concatenate(batches)) == list(range(num))
+
+
+def test_batch_normalisation_trains_whatever_the_number_of_records() -> None:
+    build = factory_builder(lambda: nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3)))
+    train_one(build, jobs(1, 33)[0], TrainingConfig(epochs=1, batch_size=16))
 
 
 def test_fresh_modules_have_new_weights_by_seed() -> None:
