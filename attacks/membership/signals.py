@@ -16,6 +16,7 @@ from fl_audit.errors import InputError, UnknownNameError
 from fl_audit.factories import load_attribute
 
 Logits = NDArray[np.float64]
+_BLOCK = 8192  # records at once
 Labels = NDArray[np.int64]
 Signal = Callable[[Logits, Labels], NDArray[np.float64]]
 
@@ -33,7 +34,7 @@ def check_logits(logits: Logits, labels: Labels) -> None:
             f"must have shape (..., {len(labels)}, classes): one row a record",
             "Give one label per row of logits.",
         )
-    if not np.isfinite(logits).all():
+    if not all(np.isfinite(values).all() for values in logits.reshape(-1, *logits.shape[-2:])):
         bad = np.argwhere(~np.isfinite(logits).all(axis=-1))
         raise InputError(
             f"logits of record {bad[0][-1]}",
@@ -59,8 +60,11 @@ def true_log_probability(
     From log p - log(1 - p), so that it keeps its digits, and records their ranks, where p rounds
     to 1.
     """
-    scaled = logits / temperature if temperature != 1 else logits
-    found: NDArray[np.float64] = -np.logaddexp(0, -logit_confidence(scaled, labels))
+    found = np.empty(logits.shape[:-1])
+    flat, out = logits.reshape(-1, *logits.shape[-2:]), found.reshape(-1, logits.shape[-2])
+    for values, row in zip(flat, out, strict=True):  # a model at a time: no second copy of all
+        scaled = values / temperature if temperature != 1 else values
+        row[:] = -np.logaddexp(0, -logit_confidence(scaled, labels))
     return found
 
 
@@ -122,15 +126,17 @@ def _negative_modified_entropy(logits: Logits, labels: Labels) -> NDArray[np.flo
 def logsumexp(logits: Logits, *, without: Labels | None = None) -> NDArray[np.float64]:
     """log of the sum of exp over classes, (..., n); of all classes but one a record if given.
 
-    Model by model, so that memory beyond the input stays that of one model's logits.
+    In blocks that stay in the processor's cache.
     """
     found = np.empty(logits.shape[:-1])
     flat, out = logits.reshape(-1, *logits.shape[-2:]), found.reshape(-1, logits.shape[-2])
     for number in range(len(flat)):
-        values = torch.from_numpy(np.ascontiguousarray(flat[number]))
-        if without is not None:
-            values = values.scatter(1, torch.from_numpy(without)[:, None], -torch.inf)
-        out[number] = torch.logsumexp(values, 1).numpy()
+        for start in range(0, len(out[number]), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            values = torch.from_numpy(np.ascontiguousarray(flat[number, rows]))
+            if without is not None:
+                values = values.scatter(1, torch.from_numpy(without[rows])[:, None], -torch.inf)
+            out[number, rows] = torch.logsumexp(values, 1).numpy()
     return found
 
 
