@@ -100,11 +100,13 @@ def run_ray(
             failures.append(error)
             raise
 
-    # "num_cpus" and "address" do not go together: a cluster knows its own CPUs
     ours = not ray.is_initialized()  # a Ray that somebody else started is left running
-    init: Settings = {"include_dashboard": False, "log_to_driver": False}
-    if address is not None:
-        init["address"] = address
+    # without an address Ray would join, or wait minutes for, whatever cluster was last started here
+    init: Settings = {
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "address": address or "local",
+    }
     resources: Settings = {"num_cpus": cpus_per_client, "num_gpus": gpus_per_client}
     try:
         with warnings.catch_warnings():

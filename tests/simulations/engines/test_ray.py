@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,8 +73,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "PYTHONPATH": os.pathsep.join(sys.path),
         "RAY_USAGE_STATS_ENABLED": "0",
     }
+    own = tempfile.mkdtemp(prefix="ray")  # the default one would point later runs to this cluster
     start = [ray, "start", "--head", f"--port={PORT}", "--num-cpus=2", "--include-dashboard=false",
-             "--node-ip-address=127.0.0.1", "--disable-usage-stats"]  # fmt: skip
+             "--node-ip-address=127.0.0.1", "--disable-usage-stats", f"--temp-dir={own}"]  # fmt: skip
     process = subprocess.Popen(
         [*start, "--block"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -83,6 +86,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.terminate()
         process.communicate(timeout=60)
         sys.path.remove(str(folder))
+        shutil.rmtree(own)
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
@@ -118,7 +122,7 @@ def test_what_ray_cannot_do_is_refused_at_once_and_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_what_a_client_gets_of_the_machine_reaches_ray(
+def test_ray_starts_afresh_and_what_a_client_gets_of_the_machine_reaches_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import simulations.engines.ray as engine
@@ -126,6 +130,7 @@ def test_what_a_client_gets_of_the_machine_reaches_ray(
     asked: list[dict[str, Any]] = []
 
     def run_simulation(*_: object, backend_config: dict[str, Any]) -> None:
+        assert backend_config["init_args"]["address"] == "local"  # never a cluster found by chance
         asked.append(backend_config["client_resources"])
         raise RuntimeError("enough")
 
