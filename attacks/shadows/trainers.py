@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from attacks.devices import one_thread
+from attacks.devices import keep_freed_memory, one_thread
 from attacks.shadows.identity import function_identity, module_digest
 from attacks.shadows.training import (
     Build,
@@ -119,7 +119,27 @@ class DefaultTrainer:
             # even one: its bits must not depend on the group
             self._train_together(jobs, on_model)
             return
-        run_each(self._one, jobs, on_model, workers=self._workers, ray_address=self._ray)
+        settled_already = len(jobs) < 2 or self._workers == 1 or self._ray is not None
+        run_each(
+            self._one,
+            jobs,
+            on_model,
+            workers=self._workers,
+            ray_address=self._ray,
+            expected=None if settled_already else self._seconds(jobs[0]),
+        )
+
+    def _seconds(self, job: Job) -> float:
+        """How long a job takes, from two batches: with a whole model workers would wait."""
+        rows = np.arange(min(len(job.records), 2 * self.config.batch_size))
+        soft = None if job.soft is None else job.soft[rows]
+        few = Job(job.records.take(rows), job.seed, soft)
+        short = self.config.model_copy(update={"epochs": 1})
+        for _ in range(2):  # the first time, torch imports what steps need
+            start = time.perf_counter()
+            train_one(self.build, few, short, device=self.device)
+            seconds = time.perf_counter() - start
+        return seconds * self.config.epochs * len(job.records) / len(rows)
 
     def _one(self, job: Job) -> nn.Module:
         return train_one(self.build, job, self.config, device=self.device)
@@ -218,10 +238,14 @@ def run_each(
     *,
     workers: int | None,
     ray_address: str | None,
+    expected: float | None = None,
 ) -> None:
     """Call `function` on each job: here, in worker processes if that pays, or on a Ray cluster.
 
     Every call uses one torch thread, so where it runs does not change its result.
+
+    Args:
+        expected: Seconds that a call takes; the first call tells if not given.
     """
     if ray_address is not None:
         for number, model in _on_ray(function, jobs, ray_address):
@@ -229,13 +253,13 @@ def run_each(
         return
     start = time.perf_counter()
     for number, job in enumerate(jobs):
-        on_model(number, function(job))
-        left = len(jobs) - number - 1
+        left = len(jobs) - number
         processes = min(left, workers or os.cpu_count() or 1)
-        expected = (time.perf_counter() - start) / (number + 1) * left
-        if number == 0 and processes > 1 and expected > _WORTH_WORKERS:
-            _in_processes(function, jobs, on_model, first=1, processes=processes)
+        if expected is not None and processes > 1 and expected * left > _WORTH_WORKERS:
+            _in_processes(function, jobs, on_model, first=number, processes=processes)
             return
+        on_model(number, function(job))
+        expected = (time.perf_counter() - start) / (number + 1)
 
 
 def _in_processes(
@@ -248,24 +272,23 @@ def _in_processes(
 ) -> None:
     """loky's workers: they import nothing of a script that has no `if __name__` guard."""
 
-    def call(number: int) -> tuple[int, Any]:
+    # a job is an argument: what a function merely refers to would go to the workers with each call
+    def call(number: int, job: Job) -> tuple[int, Any]:
         torch.set_num_threads(1)
+        keep_freed_memory()
         try:
-            return number, function(jobs[number])
+            return number, function(job)
         except AuditError as error:
             return number, error
 
     parallel = joblib.Parallel(
         n_jobs=processes,
         return_as="generator_unordered",
-        pre_dispatch="all",
         batch_size=1,
         max_nbytes=None,  # records go through pipes: no copy of them is left in a shared folder
     )
-    numbers = range(first, len(jobs))
-    found = cast(
-        "Iterable[tuple[int, Any]]", parallel(joblib.delayed(call)(number) for number in numbers)
-    )
+    calls = (joblib.delayed(call)(number, jobs[number]) for number in range(first, len(jobs)))
+    found = cast("Iterable[tuple[int, Any]]", parallel(calls))
     for number, model in found:
         if isinstance(model, AuditError):
             raise model
@@ -283,6 +306,7 @@ def _on_ray(
 
     def call(number: int, job: Job) -> tuple[int, Any]:
         torch.set_num_threads(1)
+        keep_freed_memory()
         return number, function(job)
 
     task: Any = ray.remote(num_cpus=1)(call)

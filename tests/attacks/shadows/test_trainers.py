@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import cloudpickle  # what joblib sends functions with
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -101,18 +103,54 @@ def test_the_description_says_the_loss_of_the_task() -> None:
 
 
 def test_worker_processes_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    build = fresh_builder(nn.Sequential(nn.Conv1d(1, 2, 2), nn.Flatten(), nn.Linear(6, 2)))
+    build = fresh_builder(nn.Sequential(nn.Conv2d(1, 2, 2), nn.Flatten(), nn.Linear(2, 2)))
 
     def images(seed: int) -> Job:
-        plain = job(seed)
-        records = plain.records
-        return Job(Records(records.ids, records.inputs[:, None], records.labels), seed)
+        records = job(seed).records
+        inputs = records.inputs.reshape(-1, 1, 2, 2)
+        return Job(Records(records.ids, inputs, records.labels), seed)
 
     work = [images(seed) for seed in range(3)]
     here = collect(DefaultTrainer(build, TrainingConfig(epochs=2), workers=1), work)
     monkeypatch.setattr(trainers, "_WORTH_WORKERS", -1.0)
     there = collect(DefaultTrainer(build, TrainingConfig(epochs=2), workers=2), work)
     assert [bits(there[n]) for n in range(3)] == [bits(here[n]) for n in range(3)]
+
+
+def test_workers_start_before_the_first_model_where_its_time_can_be_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[int] = []
+    monkeypatch.setattr(
+        trainers, "_in_processes", lambda *_, first, processes: started.append(first)
+    )
+    monkeypatch.setattr(trainers, "_WORTH_WORKERS", 0.0)
+    here = {"workers": 2, "ray_address": None}
+    trainers.run_each(lambda _: None, [job()] * 3, lambda *_: None, **here)  # type: ignore[arg-type]
+    trainers.run_each(lambda _: None, [job()] * 3, lambda *_: None, **here, expected=1.0)  # type: ignore[arg-type]
+    convolution = nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 2, 4), nn.Flatten())
+    collect(DefaultTrainer(fresh_builder(convolution), workers=2), [job()] * 3)
+    assert started == [1, 0, 0]
+
+
+def test_a_worker_gets_its_own_job_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    plain = joblib.delayed
+
+    def delayed(function: Any) -> Any:
+        sizes.append(len(cloudpickle.dumps(function)))
+        return plain(function)
+
+    monkeypatch.setattr(joblib, "delayed", delayed)
+    monkeypatch.setattr(trainers, "_WORTH_WORKERS", -1.0)
+    work = [job(seed, num=5000) for seed in range(3)]
+    trainers.run_each(_nothing, work, lambda *_: None, workers=2, ray_address=None, expected=1.0)
+    assert len(sizes) == 3
+    assert max(sizes) < work[0].records.inputs.nbytes / 4
+
+
+def _nothing(_: Job) -> None:
+    return None
 
 
 def test_a_users_function_gets_a_fresh_module_a_data_set_and_a_seed() -> None:

@@ -18,6 +18,7 @@ from attacks.shadows.training import (
     epoch_batches,
     factory_builder,
     fresh_builder,
+    image_format,
     settled,
     train_one,
     train_together,
@@ -138,10 +139,53 @@ def test_mse_needs_targets() -> None:
     ],
 )
 def test_what_trains_together(part: nn.Module, together: bool) -> None:
+    model = nn.Sequential(part, nn.Linear(3, 3))
     before = torch.random.get_rng_state()
     example = np.ones((2, 1, 3, 3) if isinstance(part, nn.Conv2d) else (2, 3), np.float32)
-    assert trains_together(nn.Sequential(part), example) is together
+    assert trains_together(model, example) is together
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_weights_that_a_batched_optimizer_would_treat_otherwise_train_one_by_one() -> None:
+    example = np.ones((2, 3), np.float32)
+    frozen, unused, mixed = (nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)) for _ in range(3))
+    assert trains_together(frozen, example)
+    frozen[0].requires_grad_(False)
+    unused.register_parameter("extra", nn.Parameter(torch.ones(1)))
+    mixed[1].double()
+    mixed.insert(1, Applied(lambda x: x.double()))
+    for model in (frozen, unused, mixed):
+        assert not trains_together(model, example)
+
+
+class Viewing(nn.Module):
+    """Needs pictures whose numbers lie channel by channel."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs.view(len(inputs), -1)
+
+
+def test_pictures_train_in_the_faster_order_of_memory_with_the_same_result() -> None:
+    def cnn(flatten: nn.Module) -> nn.Module:
+        first = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU())
+        return nn.Sequential(*first, nn.MaxPool2d(2), nn.Conv2d(4, 4, 1), flatten, nn.Linear(16, 3))
+
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(40, 2, 4, 4)).astype(np.float32)
+    job = Job(Records(np.arange(40), inputs, rng.integers(3, size=40)), 0)
+    free, bound = cnn(nn.Flatten()), cnn(Viewing())
+    assert image_format(free, inputs[:2]) is torch.channels_last
+    assert image_format(bound, inputs[:2]) is torch.contiguous_format
+    assert image_format(mlp(), np.ones((2, 6), np.float32)) is torch.contiguous_format
+    config = TrainingConfig(epochs=3, batch_size=16, weight_decay=1e-3)
+    snapshots: list[nn.Module] = []
+    models = [
+        train_one(fresh_builder(m), job, config, on_epoch=snapshots.append) for m in (free, bound)
+    ]
+    assert torch.allclose(weights(models[0]), weights(models[1]), atol=1e-5)
+    for model in (*models, *snapshots):  # as if read from disk
+        assert all(p.is_contiguous() for p in model.parameters())
+    assert len({bits(m) for m in snapshots[:3]}) == 3
 
 
 def test_the_loss_follows_the_records() -> None:

@@ -75,7 +75,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     own = tempfile.mkdtemp(prefix="ray")  # the default one would point later runs to this cluster
     start = [ray, "start", "--head", f"--port={PORT}", "--num-cpus=2", "--include-dashboard=false",
-             "--node-ip-address=127.0.0.1", "--disable-usage-stats", f"--temp-dir={own}"]  # fmt: skip
+             "--node-ip-address=127.0.0.1", "--disable-usage-stats",
+             f"--temp-dir={own}"]  # fmt: skip
     process = subprocess.Popen(
         [*start, "--block"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
