@@ -2,60 +2,63 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from attacks.audit import not_tested, save_result, scores_table
-from attacks.decisions import DECISION_FPR
+from attacks.audit import save_result
 from attacks.devices import choose_device
 from attacks.games import GAMES, Game, play
-from attacks.membership.white_box_features import gradient_norms
+from attacks.model_report import (
+    IDENTITY,
+    MODEL_ENGINE,
+    ModelAudit,
+    game_of,
+    model_manifest,
+    model_report,
+    truth_of,
+)
 from attacks.population import TaskName, rows_of, to_records
+from attacks.recognition import (
+    PROBABILITIES_NOTE,
+    AskedTrainer,
+    answering_logs,
+    as_logits,
+    check_same_architecture,
+    gives_probabilities,
+    model_builder,
+    num_outputs,
+    recognise,
+    recognise_task,
+)
 from attacks.requests import AttackRequest, Wanted, check_attacks, parse_attacks
 from attacks.runner import Runner
-from attacks.shadows.lab import Lab, Workshop
-from attacks.shadows.store import entry_key
-from attacks.shadows.target import (
-    Target,
-    Task,
-    answer,
-    callable_target,
-    module_target,
-    residuals,
-)
-from attacks.shadows.trainers import DefaultTrainer, FunctionTrainer, OnModel, Trainer
-from attacks.shadows.training import Build, Job, TrainingConfig, factory_builder, fresh_builder
+from attacks.shadows.lab import Lab
+from attacks.shadows.target import Target
+from attacks.shadows.trainers import DefaultTrainer, FunctionTrainer, Trainer
+from attacks.shadows.training import Build, TrainingConfig
+from attacks.shadows.workshop import Workshop
 from attacks.split import Split, split_population
-from attacks.summary import access_gains, agreement, norm_histogram, utility
-from fl_audit.errors import AuditError, InputError, ObservationError, UnknownNameError
-from fl_audit.factories import ModelSpec, load_attribute
+from fl_audit.errors import InputError, ObservationError, UnknownNameError
+from fl_audit.factories import load_attribute
 from fl_audit.files import private_directory, write_text
-from fl_audit.game import GameRules, GameTruth, MembershipGame, write_game
+from fl_audit.game import write_game
 from fl_audit.records import Records
-from fl_audit.report.model import AuditReport, GameSummary, ModelSummary, NotTested
-from fl_audit.results import AttackResult, MembershipResult
-from fl_audit.run_directory import RunDirectory, RunManifest, ThreatModelRecord
+from fl_audit.report.model import AuditReport
+from fl_audit.results import AttackResult
+from fl_audit.run_directory import RunDirectory, RunManifest
 from fl_audit.threat_model import PRESETS, Observation, ThreatModel
 from fl_audit.trace import TraceView
-from fl_audit.versions import utc_now, versions
 
 Progress = Callable[[str, int, int], None]
 DEFAULT_ATTACKS = ("population", "rmia", "lira")
 _DEFAULT_TARGETS = 8
-_PROBED = 64  # records whose answers tell probabilities from logits
-_SUM_TOLERANCE = 1e-4  # of a module's probabilities, in single precision
-_LEAST_PROBABILITY = 1e-12  # whose logarithm a smaller one gets; as for callables
-_MOST_NORMS = 2000  # records whose gradients are taken for the histogram
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,19 +74,6 @@ class ModelProxy:
     model: Any
     population: Any
     members: Any
-
-
-@dataclass(slots=True)
-class _Audit:
-    """What is known of an audit before its attacks run."""
-
-    target: Target
-    split: Split
-    task: Task
-    workshop: Workshop
-    labs: dict[str, Lab]
-    trainer: Trainer | None
-    notes: list[str] = field(default_factory=list)
 
 
 def audit_model(
@@ -176,7 +166,7 @@ def audit_model(
     # all that the input can be wrong about is found here, before anything at `out` is touched
     audit = _prepare(
         model,
-        to_records(population, task=task, width=lambda inputs: _width(model, inputs, chosen)),
+        to_records(population, task=task, width=lambda inputs: num_outputs(model, inputs, chosen)),
         members=members,
         non_members=non_members,
         auxiliary=auxiliary,
@@ -200,7 +190,7 @@ def audit_model(
         _check_records(records, audit.split)
     if proxy is not None:
         audit.labs = _with_proxy(audit, proxy, device=chosen, seed=seed)
-    manifest = _manifest(title, seed, sees, audit, model_factory)
+    manifest = model_manifest(title, seed, sees, audit, model_factory)
     run = None if out is None else _open(Path(out), overwrite=overwrite)
     try:
         if run is not None:
@@ -221,7 +211,7 @@ def audit_model(
         )
         seconds = {"audit": round(time.perf_counter() - start, 3)}
         manifest = manifest.model_copy(update={"state": "done", "seconds": seconds})
-        report = _report(manifest, audit, requests, results, game)
+        report = model_report(manifest, audit, requests, results, game)
         if run is not None:
             assert report.model is not None
             write_text(run.model_file, report.model.model_dump_json(indent=1))
@@ -300,7 +290,7 @@ def _open(path: Path, *, overwrite: bool) -> RunDirectory:
     """A new run directory, or the one that an interrupted audit left."""
     run = RunDirectory.create(path, overwrite=True) if overwrite else RunDirectory.resume(path)
     run.lock()
-    if run.manifest_file.is_file() and run.read_manifest().engine != _ENGINE:
+    if run.manifest_file.is_file() and run.read_manifest().engine != MODEL_ENGINE:
         run.release()
         raise InputError(
             "out", str(path), "another kind of run stands there", "Choose another directory."
@@ -308,14 +298,14 @@ def _open(path: Path, *, overwrite: bool) -> RunDirectory:
     return run
 
 
-def _begin(run: RunDirectory, manifest: RunManifest, audit: _Audit) -> None:
+def _begin(run: RunDirectory, manifest: RunManifest, audit: ModelAudit) -> None:
     """Write what is known before the first attack; what stands there must be the same audit.
 
     Shadow models and answers stay, since their names say what they depend on. Results go: they may
     be of other attacks or settings.
     """
     if run.manifest_file.is_file():
-        before, now = run.read_manifest().data.get(_WHAT), manifest.data[_WHAT]
+        before, now = run.read_manifest().data.get(IDENTITY), manifest.data[IDENTITY]
         if before != now:
             raise InputError(
                 "out",
@@ -327,23 +317,7 @@ def _begin(run: RunDirectory, manifest: RunManifest, audit: _Audit) -> None:
         shutil.rmtree(run.results)
     run.model_file.unlink(missing_ok=True)
     run.write_manifest(manifest)
-    write_game(run, _game(audit), _truth(audit))
-
-
-def _identity(audit: _Audit, seed: int) -> str:
-    """Which model, records, split and seed this is; of a callable, all but the model."""
-    split = audit.split
-    return entry_key(
-        audit.target.key,
-        split.pool.digest(),
-        split.is_member.tolist(),
-        split.null_is_member.tolist(),
-        seed,
-    )
-
-
-_ENGINE = "none: a trained model"
-_WHAT = "sha256 of model, records, split and seed"
+    write_game(run, game_of(audit), truth_of(audit))
 
 
 def _default_threat_model(model: Any) -> ThreatModel:
@@ -364,23 +338,23 @@ def _prepare(
     device: str,
     progress: Progress | None,
     task: TaskName | None,
-) -> _Audit:
+) -> ModelAudit:
     split = split_population(population, members, non_members, auxiliary, seed=seed, task=task)
     kind: TaskName = "classification" if split.pool.targets is None else "regression"
-    target, notes = _target(model, device, kind)
-    given = _builder(model, model_factory)
-    probabilities = kind == "classification" and _gives_probabilities(target, split)
+    target, notes = recognise(model, device, kind)
+    given = model_builder(model, model_factory)
+    probabilities = kind == "classification" and gives_probabilities(target, split)
     build = given
     if probabilities:
-        target = _as_logits(target, device)
-        notes.append(_PROBABILITIES)
-        build = None if given is None else _answering_logs(given)
-    found = _task(target, split.pool, split.num_audited)
+        target = as_logits(target, device)
+        notes.append(PROBABILITIES_NOTE)
+        build = None if given is None else answering_logs(given)
+    found = recognise_task(target, split.pool, split.num_audited)
     trainer = make_trainer(given, build)
     if isinstance(trainer, FunctionTrainer):
-        trainer = _Asked(trainer, kind, probabilities=probabilities)
+        trainer = AskedTrainer(trainer, kind, probabilities=probabilities)
     if build is not None and isinstance(model, nn.Module):
-        _check_same_architecture(model, build)
+        check_same_architecture(model, build)
     workshop = Workshop(
         split.pool,
         split.num_audited,
@@ -400,167 +374,7 @@ def _prepare(
         "null": Lab(workshop, target, rows[num : split.num_audited], population_rows),
     }
     labs["candidates"].logits()  # a model that answers NaN is refused here, naming the record
-    return _Audit(target, split, found, workshop, labs, trainer, [*notes, *split.notes])
-
-
-def _target(model: Any, device: str, kind: TaskName) -> tuple[Target, list[str]]:
-    if isinstance(model, Target):
-        return model, []
-    if isinstance(model, nn.Module):
-        note = "The model was passed in training mode; it is audited in eval mode."
-        return module_target(model, device=device), [note] if model.training else []
-    answers = _answers(model, kind)
-    if answers is not None:
-        return callable_target(answers, kind=kind), []
-    wanted = "probabilities" if kind == "classification" else "numbers"
-    method = "predict_proba" if kind == "classification" else "predict"
-    raise InputError(
-        "model",
-        type(model).__name__,
-        f"is neither a torch module nor something that answers {wanted}",
-        f"Pass a torch module, a function records -> {wanted}, or an object with {method}.",
-    )
-
-
-def _answers(model: Any, kind: TaskName) -> Callable[[NDArray[np.float32]], Any] | None:
-    """How to ask what is no module: a function, or an object in scikit-learn's manner."""
-    if callable(model):
-        return cast("Callable[[NDArray[np.float32]], Any]", model)
-    method = getattr(model, "predict_proba" if kind == "classification" else "predict", None)
-    return _flattened(method) if callable(method) else None
-
-
-def _width(model: Any, inputs: NDArray[np.float32], device: str) -> int:
-    """How many outputs a model has, whatever they mean."""
-    target = model if isinstance(model, Target) else None
-    if isinstance(model, nn.Module):
-        target = module_target(model, device=device)
-    if target is None:
-        ask = _answers(model, "classification") or _answers(model, "regression")
-        if ask is None:
-            target, _ = _target(model, device, "classification")  # raises, saying what is wanted
-        else:
-            target = callable_target(ask, kind="regression")  # taken as they are
-    return int(answer(target, inputs).shape[1])
-
-
-_PROBABILITIES = (
-    "The module answers probabilities, not logits (all between 0 and 1, with sum 1): their "
-    f"logarithms, of at least {_LEAST_PROBABILITY:g}, are used as logits, of shadow models too."
-)
-
-
-def _gives_probabilities(target: Target, split: Split) -> bool:
-    """Whether a module ends in a softmax: another one over it would flatten every confidence."""
-    if target.module is None:
-        return False
-    total = len(split.pool)
-    first = split.num_audited if split.num_audited < total else 0
-    rows = np.arange(first, min(total, first + _PROBED))
-    answers = answer(target, np.asarray(split.pool.take(rows).inputs))
-    return bool(
-        answers.shape[1] > 1
-        and (answers >= 0).all()
-        and (answers <= 1).all()
-        and (np.abs(answers.sum(axis=1) - 1) <= _SUM_TOLERANCE).all()
-    )
-
-
-def _log_hook(module: nn.Module, inputs: Any, answers: torch.Tensor) -> torch.Tensor:
-    return answers.clamp_min(_LEAST_PROBABILITY).log()
-
-
-def _logs_of(module: nn.Module) -> nn.Module:
-    """A copy that answers logarithms. A hook: a wrapper would change the paths of the layers."""
-    owned = copy.deepcopy(module)
-    owned.register_forward_hook(_log_hook)
-    return owned
-
-
-def _as_logits(target: Target, device: str) -> Target:
-    assert target.module is not None
-    logs = module_target(_logs_of(target.module), device=device)
-    # weights and architecture are those of a module that answers logits; its answers are not
-    return replace(logs, key=None if target.key is None else entry_key("logarithms", target.key))
-
-
-def _answering_logs(build: Build) -> Build:
-    return lambda seed: _logs_of(build(seed))
-
-
-class _Asked:
-    """A user's trainer whose models are asked in the way that the target is."""
-
-    def __init__(self, trainer: Trainer, kind: TaskName, *, probabilities: bool) -> None:
-        self.description, self.key = trainer.description, trainer.key
-        self._trainer, self._kind, self._probabilities = trainer, kind, probabilities
-
-    def train(self, jobs: Sequence[Job], on_model: OnModel) -> None:
-        """Train a model for each job."""
-        self._trainer.train(jobs, lambda number, model: on_model(number, self._asked(model)))
-
-    def _asked(self, model: Any) -> Any:
-        if isinstance(model, nn.Module):
-            return _logs_of(model) if self._probabilities else model
-        return _target(model, "cpu", self._kind)[0]
-
-
-def _flattened(predict: Callable[..., Any]) -> Callable[[NDArray[np.float32]], Any]:
-    """scikit-learn's models want one row a record."""
-    return lambda inputs: predict(np.asarray(inputs).reshape(len(inputs), -1))
-
-
-def _task(target: Target, pool: Records, num_audited: int) -> Task:
-    """What the model is for, and the scale of its residuals (auxiliary records only)."""
-    if pool.targets is None:
-        width = answer(target, np.asarray(pool.inputs[:1])).shape[1]
-        if width == 1:
-            raise InputError(
-                "answers of the model",
-                (1, 1),
-                "the labels are classes, and one output tells no classes apart",
-                'If it predicts a number, say task = "regression"; if one of two classes, give a '
-                "model with two outputs.",
-            )
-        outside = np.flatnonzero(pool.labels >= width)
-        if outside.size:
-            raise InputError(
-                f"label of record {pool.ids[outside[0]]}",
-                int(pool.labels[outside[0]]),
-                f"the model has classes 0 to {width - 1}",
-                "Use the labels that the model was trained with.",
-            )
-        return Task("classification", width)
-    rows = np.arange(num_audited, len(pool))
-    if len(rows) < 2:
-        raise InputError(
-            "auxiliary",
-            len(rows),
-            "a regression audit needs auxiliary records to fix the scale of residuals",
-            "Give auxiliary=..., or fewer members and non-members.",
-        )
-    scale = float(np.sqrt(np.mean(residuals(target, pool.take(rows)) ** 2)))
-    return Task("regression", 2, max(scale, 1e-12))
-
-
-def _builder(model: Any, factory: Callable[[], Any] | str | None) -> Build | None:
-    if factory is not None:
-        made = load_attribute(factory, "model_factory") if isinstance(factory, str) else factory
-        return factory_builder(made)
-    return fresh_builder(model) if isinstance(model, nn.Module) else None
-
-
-def _check_same_architecture(model: nn.Module, build: Build) -> None:
-    wanted = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    made = {name: tuple(p.shape) for name, p in build(0).named_parameters()}
-    for name in [*wanted, *made]:
-        if wanted.get(name) != made.get(name):
-            raise InputError(
-                f"model_factory, parameter {name!r}",
-                made.get(name),
-                f"the model has {wanted.get(name)}",
-                "Name the factory (and settings) that the model was built with.",
-            )
+    return ModelAudit(target, split, found, workshop, labs, trainer, [*notes, *split.notes])
 
 
 def _trainer(
@@ -622,17 +436,17 @@ def training_config(table: TrainingConfig | Mapping[str, Any]) -> TrainingConfig
         ) from error
 
 
-def _with_proxy(audit: _Audit, proxy: ModelProxy, *, device: str, seed: int) -> dict[str, Lab]:
+def _with_proxy(audit: ModelAudit, proxy: ModelProxy, *, device: str, seed: int) -> dict[str, Lab]:
     """The same laboratories, with model A and its known members beside them."""
     kind: TaskName = audit.task.kind
     records = to_records(proxy.population, name="proxy.population", task=kind)
     members = rows_of(proxy.members, len(records), "proxy.members")
     is_member = np.isin(np.arange(len(records)), members)
-    target, _ = _target(proxy.model, device, kind)
+    target, _ = recognise(proxy.model, device, kind)
     whole = Split(records, is_member, is_member[:0], "")
-    if kind == "classification" and _gives_probabilities(target, whole):
-        target = _as_logits(target, device)
-    task = _task(target, records, 0) if kind == "classification" else audit.task
+    if kind == "classification" and gives_probabilities(target, whole):
+        target = as_logits(target, device)
+    task = recognise_task(target, records, 0) if kind == "classification" else audit.task
     workshop = Workshop(
         records,
         len(records),
@@ -647,62 +461,8 @@ def _with_proxy(audit: _Audit, proxy: ModelProxy, *, device: str, seed: int) -> 
     return {part: replace(lab, proxy=beside) for part, lab in audit.labs.items()}
 
 
-def _manifest(
-    title: str,
-    seed: int,
-    sees: ThreatModel,
-    audit: _Audit,
-    factory: Callable[[], Any] | str | None,
-) -> RunManifest:
-    members = audit.split.is_member
-    return RunManifest(
-        title=title,
-        created=utc_now(),
-        seed=seed,
-        engine=_ENGINE,
-        versions=versions(),
-        threat_model=ThreatModelRecord.of(sees),
-        strategy={},
-        defence={},
-        model=ModelSpec(factory=factory) if isinstance(factory, str) else None,
-        data={
-            "input_shape": list(audit.split.pool.input_shape),
-            "num_classes": audit.task.num_classes if audit.task.kind == "classification" else 1,
-            "members": int(members.sum()),
-            "non_members": int((~members).sum()),
-            _WHAT: _identity(audit, seed),
-        },
-    )
-
-
-def _game(audit: _Audit) -> MembershipGame:
-    split = audit.split
-    num, total = len(split.is_member), split.num_audited
-    rows = np.arange(len(split.pool))
-    rules = GameRules(
-        decided_by="members and non-members as given, by row number; whether inclusion was decided "
-        "by lot is for the caller to know: if not, what tells the two apart may be their data",
-        non_members_per_member=1,
-        groups=num,
-        null_groups=len(split.null_is_member),
-        notes=split.notes,
-    )
-    return MembershipGame(
-        rules,
-        split.pool.take(rows[:num]),
-        split.pool.take(rows[num:total]),
-        split.pool.take(rows[total:]),
-        audit.task.num_classes,
-    )
-
-
-def _truth(audit: _Audit) -> GameTruth:
-    split = audit.split
-    return GameTruth(split.is_member, np.full(len(split.is_member), -1), split.null_is_member)
-
-
 def _attack(
-    audit: _Audit,
+    audit: ModelAudit,
     requests: Sequence[AttackRequest],
     sees: ThreatModel,
     *,
@@ -714,7 +474,7 @@ def _attack(
     run: RunDirectory | None,
     progress: Progress | None,
 ) -> list[AttackResult]:
-    given, truth, results = _game(audit), _truth(audit), list[AttackResult]()
+    given, truth, results = game_of(audit), truth_of(audit), list[AttackResult]()
     view = TraceView.of_nothing(sees)
     for number, request in enumerate(requests):
         if progress is not None:
@@ -730,81 +490,3 @@ def _attack(
     if progress is not None and requests:
         progress("attacks done", len(requests), len(requests))
     return results
-
-
-def _report(
-    manifest: RunManifest,
-    audit: _Audit,
-    requests: Sequence[AttackRequest],
-    results: Sequence[AttackResult],
-    game: Game,
-) -> AuditReport:
-    given = _game(audit)
-    report = AuditReport(
-        run=manifest,
-        trace=None,
-        game=GameSummary(
-            rules=given.rules,
-            num_candidates=len(given.candidates),
-            num_null=len(given.null),
-            num_auxiliary=len(given.auxiliary),
-        ),
-        attacks=sorted((r.record for r in results), key=lambda r: (r.kind, r.label)),
-        not_tested=[
-            NotTested.model_validate(entry)
-            for entry in not_tested([r.spec.name for r in requests], on_model=True)
-        ],
-        model=_summary(audit, results, game),
-    )
-    report.attach(
-        {
-            result.record.scores_file: scores_table(result)
-            for result in results
-            if isinstance(result, MembershipResult)
-        }
-    )
-    return report
-
-
-def _summary(audit: _Audit, results: Sequence[AttackResult], game: Game) -> ModelSummary:
-    lab, split = audit.labs["candidates"], audit.split
-    module = audit.target.module
-    norms, notes = None, list(audit.notes)
-    if module is not None and audit.task.kind == "classification":
-        rows = _spread(len(split.is_member), _MOST_NORMS)
-        try:
-            found = gradient_norms(module, lab.candidates.take(rows), device=audit.workshop.device)
-            norms = norm_histogram(found, split.is_member[rows])
-        except AuditError as error:  # a picture beside the attacks: what they found stands
-            notes.append(f"No gradient norms: {error}")
-    size = "" if module is None else f", {sum(p.numel() for p in module.parameters()):,} parameters"
-    trained = audit.workshop.trained()
-    return ModelSummary(
-        target=f"{type(module).__name__}{size}" if module is not None else "answers only",
-        task=audit.task.kind,
-        game=GAMES[game],
-        notes=notes,
-        num_members=int(split.is_member.sum()),
-        num_non_members=int((~split.is_member).sum()),
-        num_null=len(split.null_is_member),
-        num_auxiliary=len(split.pool) - split.num_audited,
-        auxiliary_from=split.auxiliary_from,
-        trainer=audit.trainer.description if audit.trainer is not None and trained else None,
-        shadow_models=trained,
-        utility=utility(
-            lab.logits(),
-            lab.candidates.labels,
-            split.is_member,
-            has_classes=audit.task.kind == "classification",
-        ),
-        gradient_norms=norms,
-        agreement=agreement(results),
-        agreement_fpr=DECISION_FPR,
-        gains=access_gains(results) if game == "model" else [],
-    )
-
-
-def _spread(total: int, most: int) -> NDArray[np.int64]:
-    if total <= most:
-        return np.arange(total)
-    return np.linspace(0, total - 1, most).round().astype(np.int64)

@@ -15,7 +15,8 @@ from attacks.devices import one_thread
 from attacks.requests import AttackRequest
 from attacks.risk import access_of
 from attacks.scoring import score
-from attacks.shadows.lab import Lab, Mode
+from attacks.shadows.lab import Lab
+from attacks.shadows.workshop import Mode
 from fl_audit.attack_spec import AttackInput, AttackOutput, MembershipScores
 from fl_audit.errors import AuditError, InputError, clean_text
 from fl_audit.game import GameTruth, MembershipGame

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from sklearn.preprocessing import StandardScaler
 
-from attacks.shadows.lab import Transform, require_lab
+from attacks.shadows.lab import require_lab
+from attacks.shadows.workshop import Transform
 from fl_audit.attack_spec import AttackInput, AttackSettings, AttackSpec, MembershipScores
 from fl_audit.errors import InputError
 from fl_audit.records import Records

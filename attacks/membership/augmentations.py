@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.shadows.lab import Transform
+from attacks.shadows.workshop import Transform
 from fl_audit.errors import InputError
 
 _SHIFTS = (0, -1, 1)  # pixels, each way

@@ -14,7 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from attacks.shadows.lab import Lab, Mode
+from attacks.shadows.lab import Lab
+from attacks.shadows.workshop import Mode
 from fl_audit.errors import InputError
 
 Kind = Literal["logistic", "forest", "boosting", "mlp", "knn", "svm"]

@@ -15,8 +15,9 @@ from pydantic import Field
 from scipy.special import log_ndtr
 
 from attacks.membership.augmentations import query_transforms
+from attacks.membership.quantiles import SignalName, task_signal
 from attacks.membership.shadow_settings import ShadowSettings, check_shadows, fewest
-from attacks.membership.signals import check_logits, logit_confidence
+from attacks.membership.signals import Signal, check_logits, logit_confidence
 from attacks.shadows.lab import require_lab
 from fl_audit.attack_spec import AttackInput, AttackSpec, MembershipScores
 from fl_audit.errors import InputError
@@ -33,6 +34,10 @@ class Settings(ShadowSettings):
     """What a scenario may set: `{name = "lira", mode = "offline", variance = "pooled"}`."""
 
     variance: Variance = "pooled"
+    signal: SignalName = Field(
+        default="logit",
+        description='A signal near normal over models, or "module:function"',
+    )
     num_augmentations: int = Field(
         default=1, ge=1, le=18, description="Queries a record: itself, mirrored, shifted (images)"
     )
@@ -46,11 +51,12 @@ def lira_scores(
     *,
     mode: Literal["online", "offline"] = "online",
     variance: Variance = "carlini",
+    signal: Signal = logit_confidence,
 ) -> NDArray[np.float64]:
     """Log-likelihood ratio (online) or one-sided log-probability (offline) of each record.
 
-    The statistic is phi = log p - log(1 - p) of the true class. Online, the score is
-    log N(phi; in) - log N(phi; out); offline, log P(Z <= phi) for Z ~ N(out): how unusually
+    The statistic phi is log p - log(1 - p) of the true class, or another signal. Online, the score
+    is log N(phi; in) - log N(phi; out); offline, log P(Z <= phi) for Z ~ N(out): how unusually
     confident the target is for a model that has not seen the record.
 
     Args:
@@ -62,6 +68,7 @@ def lira_scores(
             mean, below 64 models, and one a record from 64; "fixed", one a record; "pooled", one
             for each side, of the deviations from each record's own mean. The first two have no
             floor but 1e-30, and agree with other tools; the last is ours, and best with few models.
+        signal: Of (logits, labels); higher = more likely a member, near normal over models.
 
     Returns:
         Scores in nats, shape (n,); higher = more likely a member.
@@ -74,9 +81,12 @@ def lira_scores(
     check_shadows(shadow_logits, in_shadow, len(labels))
     if variance not in ("carlini", "fixed", "pooled"):
         raise InputError("variance", variance, "unknown", "Use 'carlini', 'fixed' or 'pooled'.")
-    phi = logit_confidence(target_logits, labels)
     return likelihood_ratio(
-        phi, logit_confidence(shadow_logits, labels), in_shadow, mode=mode, variance=variance
+        signal(target_logits, labels),
+        signal(shadow_logits, labels),
+        in_shadow,
+        mode=mode,
+        variance=variance,
     )
 
 
@@ -141,6 +151,7 @@ def _log_density(
 
 def _run(given: AttackInput) -> MembershipScores:
     lab, settings = require_lab(given), given.settings
+    signal = task_signal(settings.signal, lab.task)
     shadows = lab.shadows(
         settings.mode,
         settings.num_shadow_models,
@@ -156,6 +167,7 @@ def _run(given: AttackInput) -> MembershipScores:
             labels,
             mode=settings.mode,
             variance=settings.variance,
+            signal=signal,
         )
         for key, transform in query_transforms(
             lab.candidates.input_shape, settings.num_augmentations

@@ -19,7 +19,8 @@ from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import KFold, cross_val_predict
 
-from attacks.membership.signals import check_logits, load_signal
+from attacks.membership.quantiles import SignalName, task_signal
+from attacks.membership.signals import check_logits
 from attacks.shadows.lab import require_lab
 from fl_audit.attack_spec import AttackInput, AttackSettings, AttackSpec, MembershipScores
 from fl_audit.errors import InputError
@@ -43,7 +44,7 @@ class Settings(AttackSettings):
     quantile: float = Field(
         default=0.95, gt=0, lt=1, description='Of regressor = "quantile": share of non-members'
     )
-    signal: str = Field(default="logit", description='A signal, or "module:function"')
+    signal: SignalName = Field(default="logit", description='A signal, or "module:function"')
     num_components: int = Field(
         default=32, ge=1, description="Principal components of inputs with more numbers than 256"
     )
@@ -180,7 +181,7 @@ def _run(given: AttackInput) -> MembershipScores:
     lab, settings = require_lab(given), given.settings
     lab.require_population(_LEAST_POPULATION)
     candidates, population = lab.candidates, lab.auxiliary
-    signal = load_signal(settings.signal)
+    signal = task_signal(settings.signal, lab.task)
     answers, others = lab.logits(), lab.population_logits()
     check_logits(answers, candidates.labels)
     check_logits(others, population.labels)

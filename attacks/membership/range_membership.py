@@ -27,7 +27,8 @@ from attacks.membership.augmentation_consistency import (
 )
 from attacks.membership.rmia import rmia_ratios, rmia_scores
 from attacks.membership.shadow_settings import ShadowSettings
-from attacks.shadows.lab import Lab, ShadowSignals, Transform, require_lab
+from attacks.shadows.lab import Lab, ShadowSignals, require_lab
+from attacks.shadows.workshop import Transform
 from fl_audit.attack_spec import AttackInput, AttackSpec, MembershipScores
 from fl_audit.errors import InputError
 from fl_audit.stats import auc

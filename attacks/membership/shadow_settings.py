@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from attacks.shadows.lab import DEFAULT_SHADOWS
+from attacks.shadows.workshop import DEFAULT_SHADOWS
 from fl_audit.attack_spec import AttackSettings
 from fl_audit.errors import InputError
 

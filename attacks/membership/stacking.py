@@ -29,6 +29,7 @@ from fl_audit.threat_model import Knowledge, Observation
 
 _SEEN = Observation.LOGITS | Observation.LABELS_ONLY
 _GRANTED = Knowledge.LABELS | Knowledge.AUXILIARY_DATA
+_LEAST = 4  # two play the target, and two are left to the attacks
 
 
 class Settings(ShadowSettings):
@@ -165,6 +166,14 @@ def _run(given: AttackInput) -> MembershipScores:
     lab, settings = require_lab(given), given.settings
     bases = _bases(settings)
     num = settings.num_shadow_models
+    if num < _LEAST and any("num_shadow_models" in b.spec.settings.model_fields for b in bases):
+        raise InputError(
+            "num_shadow_models",
+            num,
+            f"a stack of attacks with shadow models needs at least {_LEAST}: two of them play the "
+            "target",
+            f"Raise it to {_LEAST} or more, or stack attacks without shadow models.",
+        )
     task, is_member = known_task(lab, settings.mode, num, instead="one of the attacks alone")
     most = min(base.spec.most_calibration for base in bases)
     keep = np.sort(given.rng.permutation(len(is_member))[:most])

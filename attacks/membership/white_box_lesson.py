@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from attacks.membership.white_box_layers import Selection, check_same_layers
 from attacks.membership.white_box_probe import require_module
-from attacks.shadows.lab import Lab, Mode
+from attacks.shadows.lab import Lab
+from attacks.shadows.workshop import Mode
 from fl_audit.attack_spec import AttackInput
 from fl_audit.errors import InputError
 from fl_audit.records import Records

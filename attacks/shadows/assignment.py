@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_audit.errors import InputError
 from fl_audit.randomness import derived_rng
 
+LEAST_AUXILIARY = 20  # records: halves of fewer train no model worth the name
 Mode = str
 """"online": audited records take part; "offline": auxiliary records only."""
 
@@ -37,3 +39,13 @@ def pair_masks(
     masks[0, drawn[:half]] = True
     masks[1, drawn[half:]] = True
     return masks
+
+
+def too_few(count: int, least: int = LEAST_AUXILIARY) -> InputError:
+    """What to raise where there are fewer auxiliary records than an attack needs."""
+    return InputError(
+        "auxiliary records",
+        count,
+        f"this attack needs at least {least} records that are not audited",
+        "Give auxiliary=..., a larger population, or (in a scenario) a larger game.auxiliary.",
+    )

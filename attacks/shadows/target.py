@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,8 @@ Predict = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 _LEAST = 1e-12  # probabilities below it count as it: a model may answer exactly 0 or 1
 _SUM_TOLERANCE = 1e-3  # of a record's probabilities: half precision rounds by as much
 _MAX_PHI = 30.0  # nats; where a regression model is right to the last bit
+UNNAMED = "unnamed "  # begins the key of a model without an identity; for memory only
+_SERIAL = itertools.count()
 _QUERY_BYTES = 1 << 22  # inputs of one query: 4 MB; larger ones are slower for CNNs
 
 
@@ -241,3 +244,13 @@ def _likelihoods(answers: NDArray[np.float64], records: Records, task: Task) -> 
         phi = -half - np.log(-np.expm1(-half))  # log p - log(1 - p)
     phi = np.clip(phi, -1e6, _MAX_PHI)
     return np.stack([phi, np.zeros_like(phi)], axis=1)
+
+
+def as_target(model: Any, task: Task, *, device: str = "cpu") -> Target:
+    """A trained model, of whatever kind, as something to ask."""
+    if isinstance(model, nn.Module):
+        target = module_target(model, device=device)
+    else:
+        target = model if isinstance(model, Target) else callable_target(model, kind=task.kind)
+    # without an identity its answers may be kept in memory, under a name of its own
+    return target if target.key else replace(target, key=f"{UNNAMED}{next(_SERIAL)}")

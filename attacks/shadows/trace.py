@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from attacks.shadows.lab import Lab, Workshop
+from attacks.shadows.lab import Lab
 from attacks.shadows.store import Store
 from attacks.shadows.target import Target, Task, module_target
 from attacks.shadows.trainers import DefaultTrainer, Trainer
 from attacks.shadows.training import TrainingConfig, factory_builder
+from attacks.shadows.workshop import Workshop
 from fl_audit.game import GameTruth, MembershipGame
 from fl_audit.local_training import LocalTraining
 from fl_audit.records import Records

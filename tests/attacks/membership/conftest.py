@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import nn
 
-from attacks.shadows.lab import Lab, Workshop
+from attacks.shadows.lab import Lab
 from attacks.shadows.target import Task, module_target
 from attacks.shadows.trainers import DefaultTrainer
 from attacks.shadows.training import Job, TrainingConfig, fresh_builder, train_one
+from attacks.shadows.workshop import Workshop
 from fl_audit.attack_spec import AttackInput, AttackSpec, MembershipScores
 from fl_audit.records import Records
 from fl_audit.threat_model import Knowledge

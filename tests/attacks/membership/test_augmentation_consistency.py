@@ -19,8 +19,9 @@ from attacks.membership.augmentation_consistency import (
     feature_deviations,
     image_transform,
 )
-from attacks.shadows.lab import Lab, Workshop
+from attacks.shadows.lab import Lab
 from attacks.shadows.target import Target, Task
+from attacks.shadows.workshop import Workshop
 from fl_audit.attack_spec import AttackInput, MembershipScores
 from fl_audit.errors import InputError
 from fl_audit.records import LazyInputs, Records

@@ -10,9 +10,10 @@ import pytest
 from scipy.special import softmax
 
 from attacks.membership.confidence import ATTACK, confidence_scores
-from attacks.shadows.lab import Lab, Workshop
+from attacks.shadows.lab import Lab
 from attacks.shadows.target import Target, Task, module_target
 from attacks.shadows.training import Job, TrainingConfig, train_one
+from attacks.shadows.workshop import Workshop
 from fl_audit.attack_spec import AttackInput
 from fl_audit.errors import InputError
 from fl_audit.records import Records

@@ -12,10 +12,11 @@ from torch import nn
 
 from attacks.membership.distillation import ATTACK, Settings, distillation_scores
 from attacks.membership.signals import logit_confidence
-from attacks.shadows.lab import Lab, Workshop
+from attacks.shadows.lab import Lab
 from attacks.shadows.target import Task, module_target
 from attacks.shadows.trainers import DefaultTrainer
 from attacks.shadows.training import Job, TrainingConfig, fresh_builder, train_one
+from attacks.shadows.workshop import Workshop
 from fl_audit.errors import InputError
 from fl_audit.records import Records
 from fl_audit.stats import auc_ci
@@ -70,13 +71,13 @@ def test_the_target_is_compared_at_the_temperature_of_its_imitations(overfitted:
     assert distillation_scores(wrong, np.stack(answers)).mean() > 4 * abs(found.scores.mean())
 
 
-def small_lab(*, poisoned: bool = False) -> Lab:
+def small_lab(*, poisoned: bool = False, epochs: int = 3, has_factory: bool = True) -> Lab:
     """40 audited records, 120 auxiliary ones, of which only the last 80 may be learned from."""
     rng = np.random.default_rng(SEED)
     inputs = rng.normal(size=(160, 4)).astype(np.float32)
     labels = (inputs[:, 0] > 0).astype(np.int64)
     build = fresh_builder(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
-    config = TrainingConfig(epochs=3, learning_rate=1e-2)
+    config = TrainingConfig(epochs=epochs, learning_rate=1e-2)
     clean = Records(np.arange(160), inputs.copy(), labels)
     target = module_target(train_one(build, Job(clean.take(np.arange(20)), 1), config))
     if poisoned:
@@ -86,7 +87,7 @@ def small_lab(*, poisoned: bool = False) -> Lab:
         40,
         Task("classification", 2),
         trainer=DefaultTrainer(build, config),
-        build=build,
+        build=build if has_factory else None,
         train_size=40,
         seed=3,
     )
@@ -115,13 +116,11 @@ def test_the_last_snapshot_is_the_distilled_model() -> None:
 
 def test_distilled_models_imitate_answers_and_not_labels() -> None:
     """Of a teacher that answers the opposite of the labels, imitations do the same."""
-    lab = small_lab()
+    lab = small_lab(epochs=30)
     module = nn.Linear(4, 2)
     module.weight.data[:] = 0
     module.weight.data[0, 0], module.bias.data[:] = 20.0, 0.0
     teacher = replace(lab, target=module_target(module))
-    workshop = lab.workshop
-    workshop.config = TrainingConfig(epochs=30, learning_rate=1e-2)
     ((model,),) = teacher.distilled(num=1)
     right = lab.population_logits(model).argmax(axis=1) == lab.auxiliary.labels
     # chance is 0.5, labels would give about 1; 0.2 is 6 standard deviations below chance
@@ -156,8 +155,7 @@ def test_without_auxiliary_records_or_architecture_it_says_so(overfitted: Any) -
     few = replace(overfitted, candidates=replace(lab, population=lab.population[:5]))
     with pytest.raises(InputError, match="auxiliary records = 5"):
         few.run(ATTACK)
-    only_answers = small_lab()
-    only_answers.workshop.build = None
+    only_answers = small_lab(has_factory=False)
     with pytest.raises(InputError, match="whose architecture is known"):
         only_answers.distilled(num=1)
 

@@ -11,9 +11,10 @@ from scipy import stats
 from scipy.special import softmax
 
 from attacks.membership.entropy import ATTACK, entropy_scores
-from attacks.shadows.lab import Lab, Workshop
+from attacks.shadows.lab import Lab
 from attacks.shadows.target import Target, Task, module_target
 from attacks.shadows.training import Job, TrainingConfig, train_one
+from attacks.shadows.workshop import Workshop
 from fl_audit.attack_spec import AttackInput
 from fl_audit.errors import InputError
 from fl_audit.records import Records

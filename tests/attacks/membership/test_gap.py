@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from attacks.membership.gap import ATTACK, gap_scores
-from attacks.shadows.lab import Lab, Workshop
+from attacks.shadows.lab import Lab
 from attacks.shadows.target import Target, Task
+from attacks.shadows.workshop import Workshop
 from fl_audit.attack_spec import AttackInput
 from fl_audit.errors import InputError
 from fl_audit.records import Records

@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from scipy import stats
 from torch import nn
 
 from attacks.membership.augmentations import query_transforms
 from attacks.membership.lira import ATTACK, Settings, lira_scores
-from attacks.shadows.lab import Lab, Workshop
+from attacks.shadows.lab import Lab
 from attacks.shadows.target import Task, module_target
 from attacks.shadows.training import Job
+from attacks.shadows.workshop import Workshop
 from fl_audit.attack_spec import AttackInput, MembershipScores
 from fl_audit.errors import InputError
 from fl_audit.records import Records
-from fl_audit.stats import auc_ci
+from fl_audit.stats import auc, auc_ci
 
 SEED = 20_261_123
 CONFIDENCE = 1 - 1e-6 / 40  # false-failure rate of an interval over fresh seeds: 1e-6 / 40
@@ -187,3 +189,11 @@ def test_bad_input_is_refused() -> None:
     shadow[2, 11, 1] = np.nan
     with pytest.raises(InputError, match="logits of record 11"):
         lira_scores(target, shadow, in_shadow, labels)
+
+
+def test_another_signal_takes_the_place_of_the_log_odds(memorised: Any) -> None:
+    is_member, found = memorised.run(ATTACK, signal="modified_entropy")
+    assert auc(is_member, found.scores) > 0.6
+    assert (found.scores != memorised.run(ATTACK)[1].scores).any()
+    with pytest.raises(ValidationError, match="signal"):
+        Settings(signal="loss_of_face")

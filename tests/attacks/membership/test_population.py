@@ -13,8 +13,9 @@ from scipy.stats import rankdata
 
 from attacks.membership.population import ATTACK, Settings, population_scores
 from attacks.membership.signals import SIGNALS
-from attacks.shadows.lab import Lab, Workshop
+from attacks.shadows.lab import Lab
 from attacks.shadows.target import Target, Task
+from attacks.shadows.workshop import Workshop
 from fl_audit.attack_spec import AttackInput, MembershipScores
 from fl_audit.errors import InputError
 from fl_audit.records import Records

@@ -16,8 +16,9 @@ from attacks.membership.quantile_regression import (
     Settings,
     quantile_regression_scores,
 )
-from attacks.shadows.lab import Lab, Workshop
+from attacks.shadows.lab import Lab
 from attacks.shadows.target import Target, Task
+from attacks.shadows.workshop import Workshop
 from fl_audit.attack_spec import AttackInput, MembershipScores
 from fl_audit.errors import InputError
 from fl_audit.records import LazyInputs, Records

@@ -18,7 +18,8 @@ from attacks.membership.range_membership import (
     range_membership_scores,
 )
 from attacks.membership.rmia import ATTACK as RMIA
-from attacks.shadows.lab import Lab, Workshop
+from attacks.shadows.lab import Lab
+from attacks.shadows.workshop import Workshop
 from fl_audit.errors import InputError
 from fl_audit.records import Records
 from fl_audit.stats import auc_ci

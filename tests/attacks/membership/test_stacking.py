@@ -156,8 +156,11 @@ def test_says_what_is_wrong_with_a_stacked_attack(overfitted: Any) -> None:
 
 
 def test_too_few_shadow_models_say_how_many_will_do(overfitted: Any) -> None:
-    with pytest.raises(InputError, match="Raise num_shadow_models to 4 or more"):
+    with pytest.raises(InputError, match=r"num_shadow_models = 2: a stack .* Raise it to 4"):
+        InputError, match=r"num_shadow_models = 2: a stack .* Raise it to 4 or more"
+    ):
         overfitted.run(ATTACK, attacks=["lira"], num_shadow_models=2)
+    overfitted.run(ATTACK, attacks=["loss_threshold"], num_shadow_models=2)
     task, _ = overfitted.candidates.calibration("online", 4)
     played = replace(overfitted, candidates=task)
     with pytest.raises(InputError, match="Raise num_shadow_models to 6 or more"):

@@ -13,9 +13,10 @@ from torch import nn
 from attacks.membership.loss_threshold import loss_scores
 from attacks.membership.white_box import ATTACK, white_box_scores
 from attacks.membership.white_box_features import Features
-from attacks.shadows.lab import Lab, Workshop
+from attacks.shadows.lab import Lab
 from attacks.shadows.target import Target, Task, callable_target, module_target
 from attacks.shadows.training import Job, TrainingConfig, fresh_builder, train_one
+from attacks.shadows.workshop import Workshop
 from fl_audit.attack_spec import AttackInput, MembershipScores
 from fl_audit.errors import InputError, UnknownNameError
 from fl_audit.records import Records

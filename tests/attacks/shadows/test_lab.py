@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from attacks.shadows import lab as laboratory
-from attacks.shadows.lab import Lab, Workshop
+from attacks.shadows import target as targets
+from attacks.shadows.lab import Lab
 from attacks.shadows.store import Store, entry_key
 from attacks.shadows.target import Target, Task, module_target, residuals
 from attacks.shadows.trainers import DefaultTrainer, OnModel
 from attacks.shadows.training import Build, Job, TrainingConfig, factory_builder, fresh_builder
+from attacks.shadows.workshop import Workshop
 from fl_audit.errors import InputError, TraceError
 from fl_audit.records import Records
 
@@ -126,14 +127,14 @@ def test_a_model_without_identity_is_never_answered_from_disk(
 ) -> None:
     found = []
     for shift in (0.0, 1.0):  # two runs: running numbers begin anew
-        monkeypatch.setattr(laboratory, "_SERIAL", itertools.count())
+        monkeypatch.setattr(targets, "_SERIAL", itertools.count())
         shop = workshop(None, tmp_path)
         module = fresh_builder(nn.Linear(5, 3))(7)
         assert isinstance(module.bias, nn.Parameter)
         with torch.no_grad():
             module.bias.add_(shift)
         vars(module)["rng"] = np.random.default_rng(0)
-        target = shop._as_target(module)
+        target = targets.as_target(module, shop.task)
         found.append(shop.ask(target, np.arange(10)))
         assert np.array_equal(shop.ask(target, np.arange(10)), found[-1])
     assert np.allclose(found[1] - found[0], 1)
