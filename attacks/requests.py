@@ -54,7 +54,8 @@ def check_attacks(requests: Sequence[AttackRequest], threat_model: ThreatModel) 
         ObservationError: Naming the attack and each missing flag.
     """
     for request in requests:
-        threat_model.require(f"attack {request.label!r}", request.spec.requires, request.spec.knows)
+        spec = request.spec
+        threat_model.require(f"attack {request.label!r}", spec.requires, spec.knows, spec.activity)
 
 
 def _parse_attack(item: str | Mapping[str, Any]) -> AttackRequest:

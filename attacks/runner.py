@@ -98,8 +98,7 @@ class Runner:
         if self.request.spec.is_on_model:
             output, null = self._on_model(game, known)
         else:
-            output = self._run(game.candidates, "candidates", known=known)
-            null = self._run(game.null, "null") if len(game.null) else None
+            output, null = self._on_updates(game, known)
         calibration, notes = self._calibration()
         return score(
             self._with_origin(output, notes),
@@ -113,6 +112,17 @@ class Runner:
             access=access_of(self.request.spec.requires),
         )
 
+    def _on_updates(
+        self, game: MembershipGame, known: Known | None
+    ) -> tuple[AttackOutput, AttackOutput | None]:
+        """Candidates and null in one run, so that what the attack fits is the same for both."""
+        both = Records.concatenate([game.candidates, game.null])
+        asked = None
+        if game.asked is not None and game.null_asked is not None:
+            asked = np.concatenate([game.asked, game.null_asked])
+        output = self._run(both, "candidates", known=known, asked=asked)
+        return _split(output, len(game.candidates), len(game.null))
+
     def _on_model(
         self, game: MembershipGame, known: Known | None
     ) -> tuple[AttackOutput, AttackOutput | None]:
@@ -122,11 +132,7 @@ class Runner:
         own, null = self.labs["candidates"], self.labs["null"]
         both = replace(own, rows=np.concatenate([own.rows, null.rows]))
         output = self._run(both.candidates, "candidates", lab=both, known=known)
-        num = len(own.rows)
-        if not isinstance(output, MembershipScores) or output.scores.shape != both.rows.shape:
-            return output, None  # refused by the scorer
-        on_null = MembershipScores(output.scores[num:]) if len(null.rows) else None
-        return replace(output, scores=output.scores[:num]), on_null
+        return _split(output, len(own.rows), len(null.rows))
 
     def scores(self, lab: Lab, part: str) -> NDArray[np.float64]:
         """Scores of a laboratory's candidates."""
@@ -203,6 +209,7 @@ class Runner:
         *,
         lab: Lab | None = None,
         known: Known | None = None,
+        asked: NDArray[np.int64] | None = None,
     ) -> AttackOutput:
         """The attack, with a generator of its own for (seed, label, part)."""
         given = AttackInput(
@@ -214,6 +221,7 @@ class Runner:
             device=self.device,
             lab=lab or self.labs.get(part),
             known=known,
+            asked=asked,
         )
         with one_thread():  # live and later, an attack gives the same bits
             return self.request.spec.run(given)
@@ -241,6 +249,17 @@ def _calibration_mode(lab: Lab) -> Mode:
     """For attacks that train nothing: not on audited records, where there are enough others."""
     shop = lab.workshop
     return "offline" if shop.num_auxiliary >= 2 * shop.train_size else "online"
+
+
+def _split(
+    output: AttackOutput, num: int, num_null: int
+) -> tuple[AttackOutput, AttackOutput | None]:
+    """What an attack said about the candidates, and about the null candidates that follow them."""
+    if not isinstance(output, MembershipScores) or output.scores.shape != (num + num_null,):
+        return output, None  # refused by the scorer
+    per_round = {number: scores[:num] for number, scores in output.per_round.items()}
+    on_null = MembershipScores(output.scores[num:]) if num_null else None
+    return replace(output, scores=output.scores[:num], per_round=per_round), on_null
 
 
 def _without(

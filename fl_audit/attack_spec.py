@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from fl_audit.errors import InputError
 from fl_audit.records import Records
-from fl_audit.threat_model import NOTHING_KNOWN, Knowledge, Observation
+from fl_audit.threat_model import NOTHING_KNOWN, Activity, Knowledge, Observation
 from fl_audit.trace.view import TraceView
 
 Kind = Literal["membership", "estimate", "reconstruction", "synthetic"]
@@ -38,6 +38,8 @@ class AttackInput:
         lab: For attacks on the model: `attacks.shadows.lab.require_lab(given)` gives it, typed.
         known: Rows of candidates whose membership the adversary knows, and the answer; None
             unless KNOWN_MEMBERS is granted.
+        asked: Client in question for each candidate, shape (n,): did *this* client train on it?
+            None: did any client?
     """
 
     view: TraceView
@@ -48,14 +50,20 @@ class AttackInput:
     device: str = "cpu"
     lab: Any = None
     known: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None
+    asked: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MembershipScores:
-    """One score per candidate, shape (n,), float64; higher = more likely a member."""
+    """One score per candidate, shape (n,), float64; higher = more likely a member.
+
+    Attributes:
+        per_round: Round: the scores that this round alone gives, for attacks on single rounds.
+    """
 
     scores: NDArray[np.float64]
     notes: tuple[str, ...] = ()
+    per_round: Mapping[int, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,6 +107,7 @@ class AttackSpec:
         reference: Where the method comes from (URL or citation).
         summary: One line for tables.
         settings: Its settings table, with defaults for every field.
+        activity: "malicious" if its adversary must have changed something in the federation.
         most_calibration: Records of a shadow task that thresholds and probabilities are set on;
             fewer for attacks that ask the model often.
     """
@@ -111,6 +120,7 @@ class AttackSpec:
     summary: str
     knows: Knowledge = NOTHING_KNOWN
     settings: type[AttackSettings] = AttackSettings
+    activity: Activity = "honest-but-curious"
     most_calibration: int = 2000
 
     @property

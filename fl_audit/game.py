@@ -62,13 +62,22 @@ class GameTruth:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MembershipGame:
-    """The public part of the game: what an attacker is shown."""
+    """The public part of the game: what an attacker is shown.
+
+    Attributes:
+        asked: Client in question for each candidate, shape (n,); None if the question is whether
+            any client trained on it. Says nothing about membership: members and non-members of a
+            group are asked about the same client.
+        null_asked: The same for the null candidates.
+    """
 
     rules: GameRules
     candidates: Records
     null: Records
     auxiliary: Records
     num_classes: int
+    asked: NDArray[np.int64] | None = None
+    null_asked: NDArray[np.int64] | None = None
 
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -90,6 +99,9 @@ def write_game(run: RunDirectory, game: MembershipGame, truth: GameTruth | None)
     private_directory(run.game)
     for name in _RECORD_SETS:
         _write_records(run.game / f"{name}.safetensors", getattr(game, name))
+    if game.asked is not None and game.null_asked is not None:
+        asked = {"asked": game.asked, "null_asked": game.null_asked}
+        write_arrays(run.game / "asked.safetensors", asked)
     file = _GameFile(rules=game.rules, num_classes=game.num_classes)
     write_text(run.game / "game.json", file.model_dump_json(indent=1))
     if truth is None:
@@ -168,7 +180,21 @@ def read_game(run: RunDirectory) -> MembershipGame:
             _read_records(run.game / f"{name}.safetensors", content.num_classes)
             for name in _RECORD_SETS
         )
-        return MembershipGame(content.rules, candidates, null, auxiliary, content.num_classes)
+        asked = null_asked = None
+        if (run.game / "asked.safetensors").is_file():
+            clients = load_file(run.game / "asked.safetensors")
+            asked, null_asked = (_vector(clients, n, np.int64) for n in ("asked", "null_asked"))
+            if len(asked) != len(candidates) or len(null_asked) != len(null):
+                raise ValueError("'asked' does not fit the candidates")
+        return MembershipGame(
+            content.rules,
+            candidates,
+            null,
+            auxiliary,
+            content.num_classes,
+            asked,
+            null_asked,
+        )
     except _DAMAGE as error:
         raise _damaged("game", error) from error
 

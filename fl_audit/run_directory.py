@@ -42,6 +42,9 @@ class ThreatModelRecord(Record):
     activity: Literal["honest-but-curious", "malicious"]
     sees: list[str]
     knows: list[str]
+    controls: list[int] = Field(
+        default_factory=list, description="Clients that belong to the adversary"
+    )
 
     @classmethod
     def of(cls, model: ThreatModel) -> ThreatModelRecord:
@@ -51,12 +54,17 @@ class ThreatModelRecord(Record):
             activity=model.activity,
             sees=flag_names(model.sees),
             knows=flag_names(model.knows),
+            controls=list(model.controls),
         )
 
     def threat_model(self) -> ThreatModel:
         """The threat model of this record."""
         return ThreatModel(
-            self.who, self.activity, parse_observations(self.sees), parse_knowledge(self.knows)
+            self.who,
+            self.activity,
+            parse_observations(self.sees),
+            parse_knowledge(self.knows),
+            tuple(self.controls),
         )
 
 

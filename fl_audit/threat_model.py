@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Flag, auto
 from typing import Literal
@@ -71,12 +72,18 @@ def parse_knowledge(names: list[str]) -> Knowledge:
 
 @dataclass(frozen=True, slots=True)
 class ThreatModel:
-    """One adversary: who it is, what it does, sees and knows."""
+    """One adversary: who it is, what it does, sees and knows.
+
+    Attributes:
+        controls: Clients that belong to the adversary. It sees what they send, and subtracts it
+            from sums: what is left comes from the *honest set*.
+    """
 
     who: Adversary
     activity: Activity = "honest-but-curious"
     sees: Observation = NOTHING_SEEN
     knows: Knowledge = NOTHING_KNOWN
+    controls: tuple[int, ...] = ()
 
     def missing(self, wanted: Observation) -> Observation:
         """The part of `wanted` that this adversary does not see, after implications."""
@@ -88,12 +95,25 @@ class ThreatModel:
         parts = [f"{', '.join(map(repr, f))} to {table}" for table, f in tables.items() if f]
         return f"Add {' and '.join(parts)}"
 
-    def require(self, name: str, requires: Observation, knows: Knowledge = NOTHING_KNOWN) -> None:
+    def require(
+        self,
+        name: str,
+        requires: Observation,
+        knows: Knowledge = NOTHING_KNOWN,
+        activity: Activity = "honest-but-curious",
+    ) -> None:
         """Refuse `name` unless everything it needs is granted.
 
         Raises:
             ObservationError: Naming each missing flag.
         """
+        if activity == "malicious" and self.activity != "malicious":
+            raise ObservationError(
+                name,
+                "needs a malicious adversary",
+                f"the threat model ({self.who}) is honest-but-curious: it changes nothing",
+                'Choose a malicious preset, such as threat_model.preset = "malicious-server".',
+            )
         missing = flag_names(self.missing(requires)) + flag_names(knows & ~self.knows)
         if missing:
             raise ObservationError(
@@ -115,17 +135,23 @@ _SERVER_KNOWS = (
     | Knowledge.BUFFERS
 )
 
+_CLIENT_KNOWS = Knowledge.LABELS | Knowledge.LOCAL_TRAINING | Knowledge.AUXILIARY_DATA
+_SERVER_SEES = Observation.CLIENT_UPDATES | Observation.GLOBAL_MODEL
+_CLIENT_SEES = Observation.AGGREGATE | Observation.GLOBAL_MODEL
+
 PRESETS = {
-    "curious-server": ThreatModel(
-        "server", sees=Observation.CLIENT_UPDATES | Observation.GLOBAL_MODEL, knows=_SERVER_KNOWS
-    ),
+    "curious-server": ThreatModel("server", sees=_SERVER_SEES, knows=_SERVER_KNOWS),
+    "malicious-server": ThreatModel("server", "malicious", sees=_SERVER_SEES, knows=_SERVER_KNOWS),
     "secure-aggregation-server": ThreatModel(
         "server", sees=Observation.AGGREGATE | Observation.GLOBAL_MODEL, knows=_SERVER_KNOWS
     ),
-    "curious-client": ThreatModel(
-        "client",
-        sees=Observation.AGGREGATE | Observation.GLOBAL_MODEL,
-        knows=Knowledge.LABELS | Knowledge.LOCAL_TRAINING | Knowledge.AUXILIARY_DATA,
+    "curious-client": ThreatModel("client", sees=_CLIENT_SEES, knows=_CLIENT_KNOWS),
+    "malicious-client": ThreatModel("client", "malicious", sees=_CLIENT_SEES, knows=_CLIENT_KNOWS),
+    "coalition": ThreatModel(
+        "coalition",
+        sees=_CLIENT_SEES,
+        # what its own updates weigh in the sum follows from everybody's counts
+        knows=_CLIENT_KNOWS | Knowledge.EXAMPLE_COUNTS | Knowledge.KNOWN_MEMBERS,
     ),
     "model-holder": ThreatModel(
         "observer",
@@ -146,9 +172,13 @@ PRESETS = {
 
 
 def threat_model(
-    preset: str, *, sees: list[str] | None = None, knows: list[str] | None = None
+    preset: str,
+    *,
+    sees: list[str] | None = None,
+    knows: list[str] | None = None,
+    controls: Sequence[int] = (),
 ) -> ThreatModel:
-    """A preset threat model, with what it sees or knows replaced where given.
+    """A preset threat model, with what it sees, knows or controls replaced where given.
 
     Raises:
         UnknownNameError: If the preset, an observation or a knowledge flag is unknown.
@@ -160,7 +190,7 @@ def threat_model(
         model = replace(model, sees=parse_observations(sees))
     if knows is not None:
         model = replace(model, knows=parse_knowledge(knows))
-    return model
+    return replace(model, controls=tuple(sorted(set(controls))))
 
 
 def _closure(flags: Observation) -> Observation:

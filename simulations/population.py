@@ -65,12 +65,15 @@ def build_population(scenario: Scenario) -> Population:
     if held is not None:
         notes = [f"Clients hold {len(held)} of {dataset.num_classes} classes, by lot.", *notes]
     take = dataset.records.take
+    asks_client = scenario.game.question == "client"
     game = MembershipGame(
         rules=drawn.rules.model_copy(update={"notes": notes}),
         candidates=take(drawn.candidates),
         null=take(drawn.null),
         auxiliary=take(auxiliary),
         num_classes=dataset.num_classes,
+        asked=drawn.client if asks_client else None,
+        null_asked=drawn.null_client if asks_client else None,
     )
     truth = GameTruth(drawn.is_member, drawn.client, drawn.null_is_member)
     return Population(dataset, [take(rows) for rows in clients], take(test), game, truth)
@@ -83,6 +86,7 @@ class _Drawn:
     is_member: NDArray[np.bool_]
     client: Rows
     null: Rows
+    null_client: Rows
     null_is_member: NDArray[np.bool_]
 
 
@@ -152,7 +156,7 @@ def _draw_candidates(
             f"no class has {others} records left to be non-members",
             "Lower data.examples_per_client, data.test or game.non_members_per_member.",
         )
-    null_groups = _draw_null(groups, labels, rest, others)
+    null_groups, null_holder = _draw_null(groups, holder, labels, rest, others)
     null_lots = [int(rng.integers(others + 1)) for _ in null_groups]
     notes = []
     if len(groups) < len(chosen):
@@ -177,18 +181,23 @@ def _draw_candidates(
         is_member=_one_hot(lots, width),
         client=np.repeat(np.asarray(holder, dtype=np.int64), width),
         null=np.concatenate([*null_groups, np.empty(0, dtype=np.int64)]),
+        null_client=np.repeat(np.asarray(null_holder, dtype=np.int64), width),
         null_is_member=_one_hot(null_lots, width),
     )
 
 
-def _draw_null(groups: list[Rows], labels: Rows, rest: _Deck, others: int) -> list[Rows]:
-    """Groups of the same classes as the game's, as many as the data set still has."""
-    null = []
-    for group in groups:
+def _draw_null(
+    groups: list[Rows], holder: list[int], labels: Rows, rest: _Deck, others: int
+) -> tuple[list[Rows], list[int]]:
+    """Groups of the same classes as the game's, as many as the data set still has, and the client
+    that each is asked about."""
+    null, clients = [], []
+    for group, client in zip(groups, holder, strict=True):
         drawn = rest.deal_of_class(int(labels[group[0]]), others + 1)
         if drawn is not None:
             null.append(drawn)
-    return null
+            clients.append(client)
+    return null, clients
 
 
 def _one_hot(lots: list[int], width: int) -> NDArray[np.bool_]:

@@ -72,6 +72,10 @@ class Game(Table):
     )
     clients: list[int] | None = Field(default=None, description="Clients that hold candidates")
     auxiliary: int = Field(default=100, ge=0, description="Records the adversary has of its own")
+    question: Literal["any", "client"] = Field(
+        default="any",
+        description='"any": did any client train on it? "client": did the client named with it?',
+    )
 
 
 class OpenTable(Table):
@@ -142,10 +146,13 @@ class Threat(Table):
     preset: str = "curious-server"
     sees: list[str] | None = None
     knows: list[str] | None = None
+    controls: list[int] = Field(
+        default_factory=list, description="Clients that belong to the adversary"
+    )
 
     def model(self) -> ThreatModel:
         """The threat model."""
-        return threat_model(self.preset, sees=self.sees, knows=self.knows)
+        return threat_model(self.preset, sees=self.sees, knows=self.knows, controls=self.controls)
 
 
 class Faults(Table):
@@ -197,6 +204,8 @@ class Scenario(Table):
         _refuse_bad_choice("recording.rounds", self.recording.rounds, "round", 1, rounds)
         trained = [*self.training.clients] or None
         _refuse_bad_choice("training.clients", trained, "client", 0, last)
+        controlled = [*self.threat_model.controls] or None
+        _refuse_bad_choice("threat_model.controls", controlled, "client", 0, last)
         return self
 
     def seeds(self, *path: int | str) -> np.random.Generator:

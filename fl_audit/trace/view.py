@@ -108,27 +108,95 @@ class TraceView:
         self._require("global_model", Observation.GLOBAL_MODEL)
         return self._arrays(server_round, "broadcast")
 
+    def received(self, server_round: int, client: int) -> Mapping[str, NDArray[np.generic]]:
+        """The model that this client received: a malicious server may send each its own.
+
+        Needs GLOBAL_MODEL.
+        """
+        self._require("received", Observation.GLOBAL_MODEL)
+        return self._arrays(server_round, "broadcast")
+
+    def received_groups(
+        self, server_round: int
+    ) -> list[tuple[Mapping[str, NDArray[np.generic]], tuple[int, ...]]]:
+        """Each model that was sent out, with the clients that received it and sent an update.
+
+        One model for all, unless a malicious server sent some clients another. Needs
+        CLIENT_UPDATES and GLOBAL_MODEL.
+        """
+        clients = self.clients(server_round)
+        return [(self.global_model(server_round), clients)] if clients else []
+
     def client_model(self, server_round: int, client: int) -> Mapping[str, NDArray[np.generic]]:
-        """What a client replied in this round, as it arrived. Needs CLIENT_UPDATES."""
-        self._require("client_model", Observation.CLIENT_UPDATES)
+        """What a client replied in this round, as it arrived.
+
+        Needs CLIENT_UPDATES, or a client of the adversary's own.
+        """
+        if client not in self.threat_model.controls:
+            self._require("client_model", Observation.CLIENT_UPDATES)
         return self._arrays(server_round, client)
 
     def client_update(self, server_round: int, client: int) -> Mapping[str, NDArray[np.float64]]:
-        """Client minus global parameters, float64, read one tensor at a time.
+        """Client parameters minus those it received, float64, read one tensor at a time.
 
-        Integer arrays (batch-norm counters) are left out. Needs CLIENT_UPDATES and GLOBAL_MODEL.
+        Integer arrays (batch-norm counters) are left out. Needs GLOBAL_MODEL, and CLIENT_UPDATES
+        or a client of the adversary's own.
 
         Raises:
             TraceError: If the reply is not usable.
         """
-        before, after = self.global_model(server_round), self.client_model(server_round, client)
-        why = self._usable[server_round][client]
+        before, after = self.received(server_round, client), self.client_model(server_round, client)
+        why = self._usable[server_round].get(client, "it sent nothing")
         if why is not None:
             raise _not_usable(server_round, client, why)
+        return _Update(self._float_names(server_round), before, after)
+
+    def sum_update(self, server_round: int) -> Mapping[str, NDArray[np.float64]] | None:
+        """Mean update of the honest set in a round: the next global model minus this one, less
+        what the adversary's own clients added to it.
+
+        For strategies that average (FedAvg and its kin) this is the mean of the clients' updates,
+        weighted by their examples; a server optimizer gives its own step instead.
+
+        Returns:
+            float64, read one tensor at a time; None if the round kept the old model, or nobody
+            but the adversary answered. Needs AGGREGATE and GLOBAL_MODEL, and EXAMPLE_COUNTS if
+            the adversary controls clients.
+        """
+        before, after = self.global_model(server_round), self.aggregate(server_round)
+        if after is None:
+            return None
+        whole = _Update(self._float_names(server_round), before, after)
+        own = [c for c in self.threat_model.controls if self._answers(server_round, c)]
+        if not own:
+            return whole
+        counts = {
+            client: self.num_examples(server_round, client)
+            for client in self._usable[server_round]
+            if self._answers(server_round, client)
+        }
+        total = sum(counts.values())
+        rest = total - sum(counts[client] for client in own)
+        if rest <= 0:
+            return None
+        updates = [(counts[c] / total, self.client_update(server_round, c)) for c in own]
+        return _Rest(whole, updates, total / rest)
+
+    def honest_set(self, server_round: int) -> int:
+        """How many clients' updates are in the sum that `sum_update` gives; public knowledge."""
+        self._round(server_round)
+        answered = [c for c in self._usable[server_round] if self._answers(server_round, c)]
+        return len(set(answered) - set(self.threat_model.controls))
+
+    def _answers(self, server_round: int, client: int) -> bool:
+        """Whether a client's reply went into the aggregate, kept or not."""
+        usable = self._usable[server_round]
+        return client in usable and usable[client] in (None, _LEFT_OUT)
+
+    def _float_names(self, server_round: int) -> list[str]:
         broadcast = self._rounds[server_round].broadcast
         tensors = {} if broadcast is None else broadcast.tensors
-        names = [name for name, t in tensors.items() if t.dtype.startswith(("float", "bfloat"))]
-        return _Update(names, before, after)
+        return [name for name, t in tensors.items() if t.dtype.startswith(("float", "bfloat"))]
 
     def aggregate(self, server_round: int) -> Mapping[str, NDArray[np.generic]] | None:
         """The next global model, or None if this round kept the old one. Needs AGGREGATE."""
@@ -264,6 +332,30 @@ class _Update(Mapping[str, NDArray[np.float64]]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+class _Rest(Mapping[str, NDArray[np.float64]]):
+    """(whole - sum of weight * update) * scale, tensor by tensor."""
+
+    def __init__(
+        self,
+        whole: Mapping[str, NDArray[np.float64]],
+        updates: list[tuple[float, Mapping[str, NDArray[np.float64]]]],
+        scale: float,
+    ) -> None:
+        self._whole, self._updates, self._scale = whole, updates, scale
+
+    def __getitem__(self, name: str) -> NDArray[np.float64]:
+        rest = self._whole[name]
+        for weight, update in self._updates:
+            rest = rest - weight * update[name]
+        return rest * self._scale
+
+    def __iter__(self) -> Any:
+        return iter(self._whole)
+
+    def __len__(self) -> int:
+        return len(self._whole)
 
 
 def _not_recorded(what: str) -> TraceError:
