@@ -155,6 +155,24 @@ class Threat(Table):
         return threat_model(self.preset, sees=self.sees, knows=self.knows, controls=self.controls)
 
 
+class AdversaryTable(OpenTable):
+    """What a malicious server or malicious clients do; further keys are the behaviour's own."""
+
+    name: str = "none"
+    clients: list[int] = Field(
+        default_factory=list, description="Clients it acts through (malicious clients)"
+    )
+    position: Literal["inside", "outside"] = Field(
+        default="outside",
+        description="Malicious clients: before (inside) or after (outside) their defence's mods",
+    )
+
+    @property
+    def settings(self) -> dict[str, JsonValue]:
+        """All keys but the declared ones."""
+        return dict(self.model_extra or {})
+
+
 class Faults(Table):
     """Clients that do not do as they are asked, drawn anew for each client and round."""
 
@@ -192,6 +210,7 @@ class Scenario(Table):
     strategy: Named = Named(name="FedAvg")
     defence: Named = Named(name="none")
     threat_model: Threat = Threat()
+    adversary: AdversaryTable = AdversaryTable()
     recording: RecordingPolicy = RecordingPolicy()
     faults: Faults = Faults()
     audit: Audit = Audit()
@@ -204,6 +223,8 @@ class Scenario(Table):
         _refuse_bad_choice("recording.rounds", self.recording.rounds, "round", 1, rounds)
         trained = [*self.training.clients] or None
         _refuse_bad_choice("training.clients", trained, "client", 0, last)
+        acting = [*self.adversary.clients] or None
+        _refuse_bad_choice("adversary.clients", acting, "client", 0, last)
         controlled = [*self.threat_model.controls] or None
         _refuse_bad_choice("threat_model.controls", controlled, "client", 0, last)
         return self
