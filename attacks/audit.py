@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from attacks.federated.rehearsal import Rehearsals, Rehearser
 from attacks.registry import known_attacks, load_attack
 from attacks.requests import AttackRequest, check_attacks, parse_attacks
 from attacks.runner import Runner
@@ -22,8 +23,15 @@ from attacks.shadows.trace import central_trainer, view_labs, with_small_null
 from attacks.shadows.trainers import Trainer
 from fl_audit.errors import TraceError
 from fl_audit.factories import ModelSpec
-from fl_audit.files import private_directory, write_arrays, write_bytes, write_text
+from fl_audit.files import (
+    private_directory,
+    sha256_array,
+    write_arrays,
+    write_bytes,
+    write_text,
+)
 from fl_audit.game import (
+    KINDS,
     GameTruth,
     MembershipGame,
     has_game,
@@ -32,10 +40,12 @@ from fl_audit.game import (
     read_truth,
 )
 from fl_audit.local_training import LocalTrainings
+from fl_audit.records import Records
 from fl_audit.report.build import read_results
 from fl_audit.results import (
     AnyAttackRecord,
     AttackResult,
+    EstimateResult,
     MembershipResult,
     ReconstructionResult,
 )
@@ -67,6 +77,8 @@ def audit_trace(
     trainer: Trainer | None = None,
     train_size: int | None = None,
     store: Store | None = None,
+    rehearser: Rehearser | None = None,
+    rehearsal_folder: Path | None = None,
     progress: Progress | None = None,
     on_result: Callable[[AttackResult], None] | None = None,
 ) -> list[AttackResult]:
@@ -88,6 +100,9 @@ def audit_trace(
         trainer: Trains shadow models; without one, attacks that need them are unavailable.
         train_size: Records that the target was trained on; by default half of the candidates.
         store: Where shadow models and answers are kept.
+        rehearser: Plays the federation again on known records; without one, attacks that learn
+            from shadow federations are unavailable.
+        rehearsal_folder: Where shadow federations are kept; a temporary folder by default.
         on_result: Called with each result as soon as it is there.
 
     Raises:
@@ -97,14 +112,18 @@ def audit_trace(
     trace = trace if isinstance(trace, Trace) else Trace.open(Path(trace))
     requests = parse_attacks(attacks)
     check_attacks(requests, threat_model)
-    view = TraceView(
-        trace,
-        threat_model,
-        model=model,
-        local_training=local_training,
-        up_to=up_to,
-        last_round=last_round,
-    )
+
+    def view_of(seen: Trace) -> TraceView:
+        return TraceView(
+            seen,
+            threat_model,
+            model=model,
+            local_training=local_training,
+            up_to=up_to,
+            last_round=last_round,
+        )
+
+    view = view_of(trace)
     knows_aux = Knowledge.AUXILIARY_DATA in threat_model.knows
     auxiliary = game.auxiliary if game is not None and knows_aux else None
     model_game, model_truth = (None, None) if game is None else with_small_null(game, truth)
@@ -124,13 +143,39 @@ def audit_trace(
             progress=progress,
         )
 
+    rehearsed: dict[str, Rehearsals] = {}
+
+    def rehearse(candidates: Records, asked: NDArray[np.int64] | None) -> Rehearsals | None:
+        if rehearser is None:
+            return None
+        key = sha256_array(candidates.ids)
+        if key not in rehearsed:  # one set of shadow federations for all attacks
+            rehearsed[key] = Rehearsals(
+                rehearser,
+                candidates,
+                asked=asked,
+                auxiliary=auxiliary,
+                view_of=view_of,
+                seed=seed,
+                folder=rehearsal_folder,
+            )
+        return rehearsed[key]
+
+    @cache
+    def in_round(kept_only: bool, server_round: int) -> NDArray[np.bool_]:
+        assert game is not None  # called where there is a truth
+        assert truth is not None
+        return scored_candidates(game, truth, trace, only=server_round, kept_only=kept_only)
+
     results = []
     for number, request in enumerate(requests):
         if progress is not None:
             progress(request.label, number, len(requests))
-        run = Runner(request, view, auxiliary, seed, device, labs)
+        run = Runner(request, view, auxiliary, seed, device, labs, rehearse)
         played = (model_game, model_truth) if request.spec.is_on_model else (game, truth)
-        result = run(*played, *_who_counts(request, game, truth, trace, up_to))
+        kept_only = Observation.CLIENT_UPDATES in request.spec.requires
+        counted = _who_counts(game, truth, trace, up_to=up_to, kept_only=kept_only)
+        result = run(*played, *counted, None if truth is None else partial(in_round, kept_only))
         results.append(result)
         if on_result is not None:
             on_result(result)
@@ -140,16 +185,16 @@ def audit_trace(
 
 
 def _who_counts(
-    request: AttackRequest,
     game: MembershipGame | None,
     truth: GameTruth | None,
     trace: Trace,
+    *,
     up_to: int | None,
+    kept_only: bool,
 ) -> tuple[NDArray[np.bool_] | None, dict[str, int]]:
     """Candidates that count for this attack, and why members do not: updates must be there."""
     if game is None or truth is None:
         return None, {}
-    kept_only = Observation.CLIENT_UPDATES in request.spec.requires
     return (
         scored_candidates(game, truth, trace, up_to=up_to, kept_only=kept_only),
         members_left_out(truth, trace, up_to=up_to, kept_only=kept_only),
@@ -167,6 +212,7 @@ def audit_run(
     folder: str = "",
     keep_unavailable: bool = True,
     trainer: Trainer | None = None,
+    rehearser: Rehearser | None = None,
     progress: Progress | None = None,
 ) -> list[AttackResult]:
     """Run attacks on a run directory and save their results in its `results/`.
@@ -180,6 +226,7 @@ def audit_run(
         folder: Where in `results/`.
         keep_unavailable: Save attacks that gave no number, too, so that the report names them.
         trainer: Trains shadow models; by default centrally, with the clients' local training.
+        rehearser: Plays shadow federations, for attacks that learn from their traces.
 
     Raises:
         As `audit_trace`; RunDirectoryError or TraceError if the run cannot be read.
@@ -220,6 +267,8 @@ def audit_run(
         trainer=trainer,
         train_size=_num_training(manifest),
         store=Store(run.path / "shadows") if _has_shadows(attacks) else None,
+        rehearser=rehearser,
+        rehearsal_folder=run.path / "shadows" / "federations",
         progress=progress,
         on_result=save,
     )
@@ -278,6 +327,8 @@ def save_result(result: AttackResult, folder: Path) -> None:
     record = result.record
     if isinstance(result, MembershipResult):
         write_bytes(folder / result.record.scores_file, scores_table(result))
+    elif isinstance(result, EstimateResult):
+        write_bytes(folder / result.record.table_file, _parquet(result.table))
     elif isinstance(result, ReconstructionResult) and result.record.arrays_file is not None:
         write_arrays(folder / result.record.arrays_file, result.arrays)
     write_text(folder / f"{record.label}.json", record.model_dump_json(indent=1))
@@ -311,10 +362,16 @@ def scores_table(result: MembershipResult) -> bytes:
         columns["decision"] = result.called
     if result.accuracy is not None:
         columns["accuracy"] = result.accuracy
+    if result.kinds is not None:
+        columns["kind"] = [KINDS[kind] for kind in result.kinds]
     if result.is_member is not None:
         columns["is_member"] = result.is_member
         columns["is_scored"] = result.is_scored
+    return _parquet(columns)
+
+
+def _parquet(columns: Mapping[str, Any]) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink)
+    pq.write_table(pa.table(dict(columns)), sink)
     table: bytes = sink.getvalue().to_pybytes()
     return table

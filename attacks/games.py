@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.decisions import Calibration
+from attacks.member_scoring import FPRS, membership_metrics
 from attacks.risk import access_of
 from attacks.runner import Runner, unavailable
-from attacks.scoring import FPRS, membership_metrics
 from fl_audit.errors import AuditError, InputError
 from fl_audit.game import GameTruth, MembershipGame
 from fl_audit.randomness import derived_rng

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from attacks.registry import load_attack
 from fl_audit.attack_spec import AttackSettings, AttackSpec
 from fl_audit.errors import InputError, did_you_mean
-from fl_audit.threat_model import ThreatModel
+from fl_audit.threat_model import Knowledge, ThreatModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,11 @@ class AttackRequest:
     label: str
     spec: AttackSpec
     settings: AttackSettings
+
+    @property
+    def knows(self) -> Knowledge:
+        """What the adversary must know, with these settings."""
+        return self.spec.knows | self.settings.also_knows
 
 
 Wanted = str | Mapping[str, Any] | AttackRequest
@@ -55,7 +60,9 @@ def check_attacks(requests: Sequence[AttackRequest], threat_model: ThreatModel) 
     """
     for request in requests:
         spec = request.spec
-        threat_model.require(f"attack {request.label!r}", spec.requires, spec.knows, spec.activity)
+        threat_model.require(
+            f"attack {request.label!r}", spec.requires, request.knows, spec.activity
+        )
 
 
 def _parse_attack(item: str | Mapping[str, Any]) -> AttackRequest:

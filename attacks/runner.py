@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from attacks.decisions import Calibration
 from attacks.devices import one_thread
+from attacks.estimates import score_estimate
+from attacks.federated.rehearsal import Rehearsals, no_rehearsals
+from attacks.persons import InRound
 from attacks.requests import AttackRequest
 from attacks.risk import access_of
 from attacks.scoring import score
@@ -37,6 +40,7 @@ class Runner:
 
     Attributes:
         get_labs: Gives "candidates" and "null" -> what an attack on the model works with.
+        rehearse: Gives shadow federations for candidates and the clients they are asked about.
     """
 
     request: AttackRequest
@@ -45,6 +49,7 @@ class Runner:
     seed: int
     device: str
     get_labs: Callable[[], Mapping[str, Lab]]
+    rehearse: Callable[[Records, NDArray[np.int64] | None], Rehearsals | None] = no_rehearsals
 
     @property
     def labs(self) -> Mapping[str, Lab]:
@@ -57,23 +62,45 @@ class Runner:
         truth: GameTruth | None,
         is_scored: NDArray[np.bool_] | None,
         left_out: Mapping[str, int] | None = None,
+        in_round: InRound | None = None,
     ) -> AttackResult:
         """The result; `UnavailableResult` with the reason if the attack fails.
 
         Args:
             is_scored: Candidates to compute figures from; all if None.
             left_out: Why members are not among them, and how many for each reason.
+            in_round: Candidates to compute a round's figures from; those of `is_scored` if None.
         """
         header = self.header()
         try:
+            if self.request.spec.kind == "estimate":
+                return self._estimate(game, truth, is_scored, header)
             if self.request.spec.kind == "membership":
-                return self._membership(game, truth, is_scored, header, left_out=left_out)
+                return self._membership(
+                    game, truth, is_scored, header, left_out=left_out, in_round=in_round
+                )
             return score(self._run(None, "targets"), header, game=game, truth=truth)
         except AuditError as error:
             return unavailable(header, str(error))
         except Exception as error:
             logger.debug("attack %s failed", self.request.label, exc_info=True)
             return unavailable(header, f"the attack failed: {type(error).__name__}: {error}")
+
+    def _estimate(
+        self,
+        game: MembershipGame | None,
+        truth: GameTruth | None,
+        is_scored: NDArray[np.bool_] | None,
+        header: dict[str, Any],
+    ) -> AttackResult:
+        """The attack on the candidates, with what it is to guess taken out of them."""
+        candidates = None if game is None else game.candidates
+        masks = self.request.spec.masks
+        if candidates is not None and masks is not None:
+            candidates = masks(self.request.settings, candidates)
+        asked = None if game is None else game.asked
+        output = self._run(candidates, "candidates", asked=asked)
+        return score_estimate(output, header, game=game, truth=truth, is_scored=is_scored)
 
     def _membership(
         self,
@@ -83,6 +110,7 @@ class Runner:
         header: dict[str, Any],
         *,
         left_out: Mapping[str, int] | None,
+        in_round: InRound | None,
     ) -> AttackResult:
         if game is None:
             raise InputError(
@@ -91,15 +119,18 @@ class Runner:
                 "a membership attack needs records to ask about",
                 "Play a membership game (simulations do), or give audit_trace(game=...).",
             )
+        if game.users is not None:
+            _check_person_game(self.request)
         known = None
-        if truth is not None and Knowledge.KNOWN_MEMBERS in self.request.spec.knows:
+        if truth is not None and Knowledge.KNOWN_MEMBERS in self.request.knows:
             known = self._known(truth.is_member, is_scored, "candidates")
             is_scored = _without(known, is_scored, len(truth.is_member))
         if self.request.spec.is_on_model:
             output, null = self._on_model(game, known)
         else:
             output, null = self._on_updates(game, known)
-        calibration, notes = self._calibration()
+        # a shadow model's known members are records: they set no threshold for persons
+        calibration, notes = self._calibration() if game.users is None else (None, [])
         return score(
             self._with_origin(output, notes),
             header,
@@ -108,6 +139,7 @@ class Runner:
             null=null,
             is_scored=is_scored,
             left_out=left_out,
+            in_round=in_round,
             calibration=calibration,
             access=access_of(self.request.spec.requires),
         )
@@ -120,7 +152,10 @@ class Runner:
         asked = None
         if game.asked is not None and game.null_asked is not None:
             asked = np.concatenate([game.asked, game.null_asked])
-        output = self._run(both, "candidates", known=known, asked=asked)
+        users = None
+        if game.users is not None and game.null_users is not None:
+            users = np.concatenate([game.users, game.null_users])
+        output = self._run(both, "candidates", known=known, asked=asked, users=users)
         return _split(output, len(game.candidates), len(game.null))
 
     def _on_model(
@@ -174,7 +209,7 @@ class Runner:
             return None
         task, is_member = played
         known, scored = None, np.ones(len(is_member), dtype=np.bool_)
-        if Knowledge.KNOWN_MEMBERS in self.request.spec.knows:
+        if Knowledge.KNOWN_MEMBERS in self.request.knows:
             known = self._known(is_member, None, "calibration")
             scored = _without(known, None, len(is_member))
         else:
@@ -210,8 +245,13 @@ class Runner:
         lab: Lab | None = None,
         known: Known | None = None,
         asked: NDArray[np.int64] | None = None,
+        users: NDArray[np.int64] | None = None,
     ) -> AttackOutput:
         """The attack, with a generator of its own for (seed, label, part)."""
+        spec = self.request.spec
+        rehearsals = None
+        if candidates is not None and spec.kind == "membership" and not spec.is_on_model:
+            rehearsals = self.rehearse(candidates, asked)
         given = AttackInput(
             view=self.view,
             settings=self.request.settings,
@@ -222,6 +262,8 @@ class Runner:
             lab=lab or self.labs.get(part),
             known=known,
             asked=asked,
+            users=users,
+            rehearsals=rehearsals,
         )
         with one_thread():  # live and later, an attack gives the same bits
             return self.request.spec.run(given)
@@ -238,7 +280,7 @@ class Runner:
             "seed": self.seed,
             "settings": self.request.settings.model_dump(mode="json"),
             "requires": flag_names(spec.requires),
-            "knows": flag_names(spec.knows),
+            "knows": flag_names(self.request.knows),
             "reference": spec.reference,
             "summary": spec.summary,
             "rounds": list(self.view.rounds),
@@ -272,6 +314,24 @@ def _without(
     if known is not None:
         scored[known[0]] = False
     return scored
+
+
+def _check_person_game(request: AttackRequest) -> None:
+    """Refuse attacks that train on the candidates, or are told of some: candidates are fresh.
+
+    Raises:
+        InputError: Naming the attack.
+    """
+    trains = hasattr(request.settings, "num_shadow_models")
+    if trains or Knowledge.KNOWN_MEMBERS in request.spec.knows:
+        raise InputError(
+            request.label,
+            "game.unit = 'user'",
+            "this attack compares with models trained on the very records it is asked about, and "
+            "of a person it is asked about records that nobody trained on",
+            "Use user_membership or another attack without shadow models and known members, or "
+            "set game.unit = 'record'.",
+        )
 
 
 def unavailable(header: Mapping[str, Any], reason: str) -> UnavailableResult:

@@ -16,6 +16,7 @@ _LAZY = {
     "audit_run": "attacks.audit:audit_run",
     "audit_trace": "attacks.audit:audit_trace",
     "run_scenario": "simulations.run:run_scenario",
+    "run_seeds": "simulations.repeat:run_seeds",
     "ModelProxy": "attacks.model_audit:ModelProxy",
     "ModelSpec": "fl_audit.factories:ModelSpec",
     "Records": "fl_audit.records:Records",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from fl_audit.results import Estimate
     from fl_audit.threat_model import ThreatModel
     from fl_audit.trace import Trace, TraceView
+    from simulations.repeat import run_seeds
     from simulations.run import run_scenario
     from strategies.curious import CuriousStrategy
 
@@ -53,6 +55,7 @@ __all__ = [
     "audit_run",
     "audit_trace",
     "run_scenario",
+    "run_seeds",
 ]
 
 

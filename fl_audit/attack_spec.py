@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from fl_audit.errors import InputError
+from fl_audit.estimates import EstimateOutput
 from fl_audit.records import Records
 from fl_audit.threat_model import NOTHING_KNOWN, Activity, Knowledge, Observation
 from fl_audit.trace.view import TraceView
@@ -22,6 +23,11 @@ class AttackSettings(BaseModel):
     """Base of an attack's settings table; the attack's own fields follow in a subclass."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @property
+    def also_knows(self) -> Knowledge:
+        """What the adversary must know for these settings, besides what the attack always needs."""
+        return NOTHING_KNOWN
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +46,11 @@ class AttackInput:
             unless KNOWN_MEMBERS is granted.
         asked: Client in question for each candidate, shape (n,): did *this* client train on it?
             None: did any client?
+        users: Person that each candidate belongs to, shape (n,), in games about persons: was
+            *this person's* data in the federation? None in games about records.
+        rehearsals: Gives shadow federations with known members: use
+            `attacks.federated.rehearsal.require_rehearsals(given, num)`. None where the run cannot
+            be played again.
     """
 
     view: TraceView
@@ -51,6 +62,8 @@ class AttackInput:
     lab: Any = None
     known: tuple[NDArray[np.int64], NDArray[np.bool_]] | None = None
     asked: NDArray[np.int64] | None = None
+    users: NDArray[np.int64] | None = None
+    rehearsals: Any = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +104,7 @@ class Reconstructions:
     notes: tuple[str, ...] = ()
 
 
-AttackOutput = MembershipScores | Reconstructions
+AttackOutput = MembershipScores | Reconstructions | EstimateOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +123,8 @@ class AttackSpec:
         activity: "malicious" if its adversary must have changed something in the federation.
         most_calibration: Records of a shadow task that thresholds and probabilities are set on;
             fewer for attacks that ask the model often.
+        masks: For attacks that guess what stands in a record: takes it out, given the settings,
+            before the attack gets the candidates.
     """
 
     name: str
@@ -122,6 +137,7 @@ class AttackSpec:
     settings: type[AttackSettings] = AttackSettings
     activity: Activity = "honest-but-curious"
     most_calibration: int = 2000
+    masks: Callable[[Any, Records], Records] | None = None
 
     @property
     def is_on_model(self) -> bool:

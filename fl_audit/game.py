@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,12 @@ class GameRules(Record):
     non_members_per_member: int = Field(ge=1)
     groups: int = Field(ge=1)
     null_groups: int = Field(ge=0)
+    unit: Literal["record", "user"] = Field(
+        default="record", description="What a lot decides about: one record, or all of a person's"
+    )
+    fresh_per_user: int = Field(
+        default=1, ge=1, description="Unit user: records of each person to ask about"
+    )
     notes: list[Text] = Field(default_factory=list)
 
 
@@ -51,6 +58,9 @@ class GameTruth:
         targets: What clients trained on, where a reconstruction can be compared with it.
         uses: True where a candidate is trained on in a round if its client is sampled and
             answers, shape (n, rounds); None if that is not known.
+        client_labels: How many records of each class each client trains on, shape
+            (clients, classes); None if that is not known.
+        property_shares: Property: share of each client's records that have it, shape (clients,).
     """
 
     is_member: NDArray[np.bool_]
@@ -58,6 +68,8 @@ class GameTruth:
     null_is_member: NDArray[np.bool_]
     targets: tuple[Target, ...] = ()
     uses: NDArray[np.bool_] | None = None
+    client_labels: NDArray[np.int64] | None = None
+    property_shares: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +81,12 @@ class MembershipGame:
             any client trained on it. Says nothing about membership: members and non-members of a
             group are asked about the same client.
         null_asked: The same for the null candidates.
+        kinds: Place in `KINDS` of each candidate, shape (n,); None if all are natural. Public:
+            the records of a group are of one kind.
+        null_kinds: The same for the null candidates.
+        users: Person that each candidate belongs to, shape (n,), where the question is whether
+            a person's data was in the federation; None where it is about single records.
+        null_users: The same for the null candidates; other persons.
     """
 
     rules: GameRules
@@ -78,10 +96,20 @@ class MembershipGame:
     num_classes: int
     asked: NDArray[np.int64] | None = None
     null_asked: NDArray[np.int64] | None = None
+    kinds: NDArray[np.int64] | None = None
+    null_kinds: NDArray[np.int64] | None = None
+    users: NDArray[np.int64] | None = None
+    null_users: NDArray[np.int64] | None = None
 
+
+NATURAL = 0
+KINDS = ("natural", "mislabelled", "out-of-distribution")
+"""Kinds of candidates: records as they are, and canaries (docs/games.md)."""
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 _RECORD_SETS = ("candidates", "null", "auxiliary")
+_EXTRAS = ("asked", "kinds", "users")  # of candidates, and with "null_" of null candidates
+_PROPERTY = "property:"  # before the name of one, in the file of coins
 _TARGET = re.compile(r"round_([0-9]+)_client_([0-9]+)")
 # what reading an array file of somebody else can raise; the last two: dtypes numpy does not have
 _DAMAGE = (OSError, ValueError, KeyError, SafetensorError, TypeError, AttributeError)
@@ -99,21 +127,25 @@ def write_game(run: RunDirectory, game: MembershipGame, truth: GameTruth | None)
     private_directory(run.game)
     for name in _RECORD_SETS:
         _write_records(run.game / f"{name}.safetensors", getattr(game, name))
-    if game.asked is not None and game.null_asked is not None:
-        asked = {"asked": game.asked, "null_asked": game.null_asked}
-        write_arrays(run.game / "asked.safetensors", asked)
+    for name in _EXTRAS:
+        own, null = getattr(game, name), getattr(game, f"null_{name}")
+        if own is not None and null is not None:
+            write_arrays(run.game / f"{name}.safetensors", {name: own, f"null_{name}": null})
     file = _GameFile(rules=game.rules, num_classes=game.num_classes)
     write_text(run.game / "game.json", file.model_dump_json(indent=1))
     if truth is None:
         return
     private_directory(run.truth)
-    coins = {
+    coins: dict[str, NDArray[np.generic]] = {
         "is_member": truth.is_member,
         "client": truth.client,
         "null_is_member": truth.null_is_member,
     }
     if truth.uses is not None:
         coins["uses"] = truth.uses
+    if truth.client_labels is not None:
+        coins["client_labels"] = truth.client_labels
+    coins |= {f"{_PROPERTY}{name}": shares for name, shares in truth.property_shares.items()}
     write_arrays(run.truth / "coins.safetensors", coins)
 
 
@@ -180,20 +212,11 @@ def read_game(run: RunDirectory) -> MembershipGame:
             _read_records(run.game / f"{name}.safetensors", content.num_classes)
             for name in _RECORD_SETS
         )
-        asked = null_asked = None
-        if (run.game / "asked.safetensors").is_file():
-            clients = load_file(run.game / "asked.safetensors")
-            asked, null_asked = (_vector(clients, n, np.int64) for n in ("asked", "null_asked"))
-            if len(asked) != len(candidates) or len(null_asked) != len(null):
-                raise ValueError("'asked' does not fit the candidates")
+        extras: dict[str, NDArray[np.int64]] = {}
+        for name in _EXTRAS:
+            extras |= _read_extra(run, name, len(candidates), len(null))
         return MembershipGame(
-            content.rules,
-            candidates,
-            null,
-            auxiliary,
-            content.num_classes,
-            asked,
-            null_asked,
+            content.rules, candidates, null, auxiliary, content.num_classes, **extras
         )
     except _DAMAGE as error:
         raise _damaged("game", error) from error
@@ -220,9 +243,25 @@ def read_truth(run: RunDirectory) -> GameTruth:
             _vector(coins, "null_is_member", np.bool_),
             tuple(_read_target(p) for p in sorted((run.truth / "targets").glob("*.safetensors"))),
             uses,
+            _client_labels(coins),
+            {
+                key.removeprefix(_PROPERTY): _vector(coins, key, np.float64)
+                for key in coins
+                if key.startswith(_PROPERTY)
+            },
         )
     except _DAMAGE as error:
         raise _damaged("game/truth", error) from error
+
+
+def _client_labels(coins: Arrays) -> NDArray[np.int64] | None:
+    found = coins.get("client_labels")
+    if found is None:  # a run of an older version
+        return None
+    counts = cast("NDArray[np.int64]", found)
+    if counts.dtype != np.int64 or counts.ndim != 2 or (counts < 0).any():
+        raise ValueError("'client_labels' are no counts of shape (clients, classes)")
+    return counts
 
 
 def _read_target(path: Path) -> Target:
@@ -244,6 +283,22 @@ def _read_records(path: Path, num_classes: int) -> Records:
     if ((labels < 0) | (labels >= num_classes)).any():
         raise ValueError(f"{path.name} has labels outside 0..{num_classes - 1}")
     return Records(ids, _inputs(arrays, len(labels)), labels)
+
+
+def _read_extra(
+    run: RunDirectory, name: str, num: int, num_null: int
+) -> dict[str, NDArray[np.int64]]:
+    """One more array on the candidates and on the null candidates, where the game has it."""
+    path = run.game / f"{name}.safetensors"
+    if not path.is_file():
+        return {}
+    arrays = load_file(path)
+    found = {key: _vector(arrays, key, np.int64) for key in (name, f"null_{name}")}
+    if [len(values) for values in found.values()] != [num, num_null]:
+        raise ValueError(f"{name!r} does not fit the candidates")
+    if name == "kinds" and not all(np.isin(v, range(len(KINDS))).all() for v in found.values()):
+        raise ValueError(f"'kinds' are not all in 0..{len(KINDS) - 1}")
+    return found
 
 
 def _vector(arrays: Arrays, name: str, dtype: type[_Scalar]) -> NDArray[_Scalar]:

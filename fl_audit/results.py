@@ -136,6 +136,20 @@ class RiskDetails(Record):
     histogram_per_class: dict[int, Histogram] = Field(default_factory=dict)
 
 
+class RoundLeakage(Record):
+    """What one round alone gives away, on the candidates that count in that round."""
+
+    round: int = Field(ge=1)
+    auc: Estimate
+
+
+class KindSlice(Record):
+    """An attack's figures on the canaries of one kind, beside its null control of that kind."""
+
+    result: MembershipMetrics
+    null: MembershipMetrics | None
+
+
 class MembershipRecord(AttackRecord):
     """Membership inference, beside its null control."""
 
@@ -152,6 +166,16 @@ class MembershipRecord(AttackRecord):
         default=None, description="None where nothing could be calibrated; the notes say why"
     )
     details: RiskDetails | None = None
+    unit: Literal["record", "user"] = Field(
+        default="record", description="What was scored: single records, or persons"
+    )
+    timeline: list[RoundLeakage] = Field(
+        default_factory=list, description="For attacks on single rounds, as in `result`"
+    )
+    slices: dict[Text, KindSlice] = Field(
+        default_factory=dict,
+        description="Kind of canary: figures on it. `result` is of natural records only",
+    )
     scores_file: str = Field(
         pattern=r"^[^/\\]+\.parquet$",  # a name, so that it cannot point out of results/
         description="Parquet with id, label, is_member, score, probability, decision, in results/",
@@ -173,6 +197,43 @@ class ReconstructionRecord(AttackRecord):
     )
 
 
+class RoundEstimate(Record):
+    """A figure from what one round alone shows."""
+
+    round: int
+    estimate: Estimate
+
+
+class EstimateRecord(AttackRecord):
+    """What an attack inferred about clients or records, beside what is known without it.
+
+    The verdict rests on the metrics named in `chance`: all of them must lie above it.
+    """
+
+    kind: Literal["estimate"] = "estimate"
+    claim: Text = Field(description='What is leaked if the attack works: "which client holds ..."')
+    trial: Text = Field(description="What one of the n trials behind the figures is")
+    metrics: dict[Text, Estimate]
+    chance: dict[Text, float] = Field(
+        description="What a metric is, exactly, where nothing leaks; these decide the verdict"
+    )
+    baseline: dict[Text, Estimate] = Field(
+        default_factory=dict, description="The same metrics for a guess that saw no update"
+    )
+    null: dict[Text, Estimate] = Field(
+        default_factory=dict, description="The same metrics where there is nothing to find"
+    )
+    refused: dict[Text, Text] = Field(default_factory=dict)
+    timeline_metric: Text | None = None
+    timeline: list[RoundEstimate] = Field(
+        default_factory=list, description="`timeline_metric` by round; rounds are not independent"
+    )
+    table_file: str = Field(
+        pattern=r"^[^/\\]+\.parquet$",
+        description="Parquet with everything behind the figures, in results/",
+    )
+
+
 class UnavailableRecord(AttackRecord):
     """An attack that was asked for and could not give a number: refused, or failed."""
 
@@ -181,7 +242,8 @@ class UnavailableRecord(AttackRecord):
 
 
 AnyAttackRecord = Annotated[
-    MembershipRecord | ReconstructionRecord | UnavailableRecord, Field(discriminator="kind")
+    MembershipRecord | ReconstructionRecord | EstimateRecord | UnavailableRecord,
+    Field(discriminator="kind"),
 ]
 
 
@@ -199,6 +261,7 @@ class MembershipResult:
         called: True where the record is called a member, shape (n,), or None likewise.
         accuracy: In games over many models, the share of them in which the decision on the record
             is right, shape (n,).
+        kinds: Place in `fl_audit.game.KINDS` of each candidate, shape (n,), or None: all natural.
     """
 
     record: MembershipRecord
@@ -210,6 +273,7 @@ class MembershipResult:
     probabilities: NDArray[np.float64] | None = None
     called: NDArray[np.bool_] | None = None
     accuracy: NDArray[np.float64] | None = None
+    kinds: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -221,10 +285,18 @@ class ReconstructionResult:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class EstimateResult:
+    """An estimate record with the table behind it: columns of equal length by name."""
+
+    record: EstimateRecord
+    table: dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class UnavailableResult:
     """An attack that gave no number."""
 
     record: UnavailableRecord
 
 
-AttackResult = MembershipResult | ReconstructionResult | UnavailableResult
+AttackResult = MembershipResult | ReconstructionResult | EstimateResult | UnavailableResult

@@ -4,6 +4,7 @@
     scenario.toml     the scenario as given, where there was one
     trace/            what was seen, round by round
     model.json        what was audited, for audits of a trained model (ModelSummary)
+    detection.json    what clients could have noticed of an active adversary (Detection)
     shadows/          shadow models and answers of models, by what they depend on
     game/             candidates; `game/truth/` is opened by the scorer only
     results/          one JSON file an attack, its scores beside it
@@ -125,6 +126,7 @@ class RunDirectory:
         self.truth = path / "game" / "truth"
         self.results = path / "results"
         self.model_file = path / "model.json"
+        self.detection_file = path / "detection.json"
 
     @classmethod
     def create(cls, path: Path, *, overwrite: bool = False) -> RunDirectory:
@@ -312,6 +314,7 @@ _OURS = (
     "scenario.toml",
     "audit.toml",
     "model.json",
+    "detection.json",
     "trace",
     "shadows",
     "game",

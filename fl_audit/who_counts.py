@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +26,7 @@ def scored_candidates(
     trace: Trace,
     *,
     up_to: int | None = None,
+    only: int | None = None,
     kept_only: bool = False,
 ) -> NDArray[np.bool_]:
     """Candidates whose membership means something: their group's member was really trained on.
@@ -34,6 +37,7 @@ def scored_candidates(
 
     Args:
         up_to: Last round to count.
+        only: The one round to count: who counts in a timeline.
         kept_only: Count an update only if it was kept together with the model it belongs to, as
             attacks on updates need; for attacks on the final model, what was kept is no matter.
 
@@ -42,7 +46,8 @@ def scored_candidates(
     """
     if truth.uses is None:
         return np.ones(len(truth.is_member), dtype=np.bool_)
-    used = _last_stage(truth, trace, up_to, kept_only) == len(_STAGES)
+    rounds = [n for n in trace.rounds if only in (None, n) and (up_to is None or n <= up_to)]
+    used = _last_stage(truth, trace, rounds, kept_only) == len(_STAGES)
     groups = (used & truth.is_member).reshape(-1, game.rules.non_members_per_member + 1)
     return np.repeat(groups.any(axis=1), groups.shape[1])
 
@@ -53,19 +58,20 @@ def members_left_out(
     """Why members do not count (see `scored_candidates`), and how many for each reason."""
     if truth.uses is None:
         return {}
-    last = _last_stage(truth, trace, up_to, kept_only)[truth.is_member]
+    rounds = [number for number in trace.rounds if up_to is None or number <= up_to]
+    last = _last_stage(truth, trace, rounds, kept_only)[truth.is_member]
     counts = {why: int((last == stage).sum()) for stage, why in enumerate(_STAGES)}
     return {why: count for why, count in counts.items() if count}
 
 
 def _last_stage(
-    truth: GameTruth, trace: Trace, up_to: int | None, kept_only: bool
+    truth: GameTruth, trace: Trace, rounds: Iterable[int], kept_only: bool
 ) -> NDArray[np.int64]:
     """How far each candidate came in any round: the stage it stopped at; 4 = it counts."""
     assert truth.uses is not None
     reached = np.zeros(len(truth.is_member), dtype=np.int64)
-    for number in trace.rounds:
-        if number > truth.uses.shape[1] or (up_to is not None and number > up_to):
+    for number in rounds:
+        if number > truth.uses.shape[1]:
             continue
         index = trace.round(number)
         sampled = np.isin(truth.client, index.sampled)

@@ -14,16 +14,16 @@ from typing import cast
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.clientapp.typing import Mod
 
 from attacks.devices import choose_device
 from fl_audit.factories import ModelSpec
 from fl_audit.randomness import derived_seed
 from fl_audit.records import Records
 from simulations.arrays import load_record, to_record
-from simulations.defences import client_mods, local_trainings
+from simulations.defences import local_trainings
 from simulations.faults import DropOutError, share_of_work
 from simulations.global_generators import seeded_globals
+from simulations.malicious_clients import Circumstances, mods_of
 from simulations.models import model_spec, seeded
 from simulations.population import Population, build_population
 from simulations.scenario import Scenario
@@ -57,14 +57,19 @@ class Stand:
 
 
 def make_client_app(scenario: Scenario, stand: Stand | None = None) -> ClientApp:
-    """The client app of a scenario; the defence decides which mods wrap its training.
+    """The client app of a scenario; defence and adversary decide which mods wrap its training.
 
     Args:
         stand: What to train on instead of the scenario's own population.
     """
     app = ClientApp()
 
-    @app.train(mods=cast("list[Mod]", client_mods(scenario.defence)))
+    def state(context: Context) -> Circumstances:
+        given, clients, spec = _state(context, stand)
+        _, population, _ = shared_state(str(context.run_config[SCENARIO_KEY]))
+        return Circumstances(given, clients, population.game, spec)
+
+    @app.train(mods=mods_of(scenario, state, is_shadow=stand is not None))
     def train_(message: Message, context: Context) -> Message:
         return _train(message, context, stand)
 

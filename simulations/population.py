@@ -9,19 +9,20 @@ same way from records that nobody trains on at all.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_audit.errors import InputError
-from fl_audit.game import GameRules, GameTruth, MembershipGame
+from fl_audit.game import KINDS, NATURAL, GameRules, GameTruth, MembershipGame
 from fl_audit.records import Records
+from simulations.canaries import MISLABELLED, OUT_OF_DISTRIBUTION, plant
 from simulations.data import Dataset, load_dataset
+from simulations.drawn import Drawn, Rows, one_hot
 from simulations.partitions import held_classes, partition
+from simulations.persons import Dealt, deal_persons
 from simulations.scenario import Game, Scenario
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +34,7 @@ class Population:
         test: Records to measure utility on; nobody trains on them.
         game: What attackers are shown.
         truth: What only the scorer may open.
+        client_users: In games about persons, whose each of a client's records is.
     """
 
     dataset: Dataset
@@ -40,6 +42,7 @@ class Population:
     test: Records
     game: MembershipGame
     truth: GameTruth
+    client_users: list[NDArray[np.int64]] | None = None
 
 
 def build_population(scenario: Scenario) -> Population:
@@ -52,6 +55,8 @@ def build_population(scenario: Scenario) -> Population:
     if scenario.data.random_labels:
         dataset = _with_random_labels(dataset, scenario.seeds("labels"))
     rng = scenario.seeds("population")
+    if scenario.game.unit == "user":
+        return _populate(scenario, dataset, deal_persons(scenario, dataset.users, rng))
     rest = _Deck(rng.permutation(len(dataset.records)), dataset.records.labels)
     test = rest.deal(scenario.data.test, "data.test")
     auxiliary = rest.deal(scenario.game.auxiliary, "game.auxiliary")
@@ -64,30 +69,45 @@ def build_population(scenario: Scenario) -> Population:
     notes = drawn.rules.notes
     if held is not None:
         notes = [f"Clients hold {len(held)} of {dataset.num_classes} classes, by lot.", *notes]
-    take = dataset.records.take
+    drawn = replace(drawn, rules=drawn.rules.model_copy(update={"notes": notes}))
+    return _populate(scenario, dataset, Dealt(clients, test, auxiliary, drawn))
+
+
+def _populate(scenario: Scenario, dataset: Dataset, dealt: Dealt) -> Population:
+    """The population of these rows, with canaries planted."""
+    drawn, users, is_kind = dealt.drawn, None, scenario.game.num_canaries > 0
+    if scenario.game.unit == "user":
+        users = dataset.users
+    records = plant(
+        dataset.records,
+        np.concatenate([drawn.candidates, drawn.null]),
+        np.concatenate([drawn.kinds, drawn.null_kinds]),
+        width=drawn.rules.non_members_per_member + 1,
+        num_classes=dataset.num_classes,
+        rng=scenario.seeds("canaries"),
+    )
     asks_client = scenario.game.question == "client"
     game = MembershipGame(
-        rules=drawn.rules.model_copy(update={"notes": notes}),
-        candidates=take(drawn.candidates),
-        null=take(drawn.null),
-        auxiliary=take(auxiliary),
+        rules=drawn.rules,
+        candidates=records.take(drawn.candidates),
+        null=records.take(drawn.null),
+        auxiliary=records.take(dealt.auxiliary),
         num_classes=dataset.num_classes,
         asked=drawn.client if asks_client else None,
         null_asked=drawn.null_client if asks_client else None,
+        kinds=drawn.kinds if is_kind else None,
+        null_kinds=drawn.null_kinds if is_kind else None,
+        users=None if users is None else users[drawn.candidates],
+        null_users=None if users is None else users[drawn.null],
     )
-    truth = GameTruth(drawn.is_member, drawn.client, drawn.null_is_member)
-    return Population(dataset, [take(rows) for rows in clients], take(test), game, truth)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Drawn:
-    rules: GameRules
-    candidates: Rows
-    is_member: NDArray[np.bool_]
-    client: Rows
-    null: Rows
-    null_client: Rows
-    null_is_member: NDArray[np.bool_]
+    return Population(
+        dataset,
+        [records.take(rows) for rows in dealt.clients],
+        records.take(dealt.test),
+        game,
+        GameTruth(drawn.is_member, drawn.client, drawn.null_is_member),
+        None if users is None else [users[rows] for rows in dealt.clients],
+    )
 
 
 class _Deck:
@@ -129,12 +149,13 @@ class _Deck:
 
 def _draw_candidates(
     scenario: Scenario, clients: list[Rows], labels: Rows, rest: _Deck, rng: np.random.Generator
-) -> _Drawn:
+) -> Drawn:
     """Draw groups and lots; `clients` is changed where the lot falls on another record."""
     others = scenario.game.non_members_per_member
+    canaries, wanted = scenario.game.canaries, scenario.game.num_canaries
     holders = sorted(scenario.game.clients or range(len(clients)))
     slots = [(client, place) for client in holders for place in range(len(clients[client]))]
-    chosen = [slots[i] for i in rng.permutation(len(slots))[: scenario.game.members]]
+    chosen = [slots[i] for i in rng.permutation(len(slots))[: wanted + scenario.game.members]]
     groups: list[Rows] = []
     lots: list[int] = []
     holder: list[int] = []
@@ -156,7 +177,18 @@ def _draw_candidates(
             f"no class has {others} records left to be non-members",
             "Lower data.examples_per_client, data.test or game.non_members_per_member.",
         )
-    null_groups, null_holder = _draw_null(groups, holder, labels, rest, others)
+    if wanted >= len(groups):
+        raise InputError(
+            "game.canaries",
+            wanted,
+            f"clients hold {len(slots)} records, which gives {len(groups)} groups in all: none is "
+            "left to be natural",
+            "Ask for fewer canaries, or raise data.examples_per_client.",
+        )
+    kinds = np.full(len(groups), NATURAL)  # slots are in random order, so this is by lot
+    kinds[:wanted] = OUT_OF_DISTRIBUTION
+    kinds[: canaries.mislabelled] = MISLABELLED
+    null_groups, beside = _draw_null(groups, labels, rest, others)
     null_lots = [int(rng.integers(others + 1)) for _ in null_groups]
     notes = []
     if len(groups) < len(chosen):
@@ -166,8 +198,11 @@ def _draw_candidates(
         )
     if len(null_groups) < len(groups):
         notes.append(f"The null control has {len(null_groups)} groups instead of {len(groups)}.")
+    if wanted:
+        counts = [f"{int((kinds == k).sum())} {name}" for k, name in enumerate(KINDS)]
+        notes.append(f"Groups by kind: {', '.join(counts)}. Figures are of natural ones only.")
     width = others + 1
-    return _Drawn(
+    return Drawn(
         rules=GameRules(
             decided_by="a fair coin for each pair of records of one class"
             if others == 1
@@ -178,32 +213,28 @@ def _draw_candidates(
             notes=notes,
         ),
         candidates=np.concatenate(groups),
-        is_member=_one_hot(lots, width),
+        is_member=one_hot(lots, width),
         client=np.repeat(np.asarray(holder, dtype=np.int64), width),
+        kinds=np.repeat(kinds, width),
         null=np.concatenate([*null_groups, np.empty(0, dtype=np.int64)]),
-        null_client=np.repeat(np.asarray(null_holder, dtype=np.int64), width),
-        null_is_member=_one_hot(null_lots, width),
+        null_client=np.repeat(np.asarray(holder, dtype=np.int64)[beside], width),
+        null_is_member=one_hot(null_lots, width),
+        null_kinds=np.repeat(kinds[beside], width),
     )
 
 
 def _draw_null(
-    groups: list[Rows], holder: list[int], labels: Rows, rest: _Deck, others: int
-) -> tuple[list[Rows], list[int]]:
-    """Groups of the same classes as the game's, as many as the data set still has, and the client
-    that each is asked about."""
-    null, clients = [], []
-    for group, client in zip(groups, holder, strict=True):
+    groups: list[Rows], labels: Rows, rest: _Deck, others: int
+) -> tuple[list[Rows], Rows]:
+    """Groups of the same classes as the game's, as many as the data set still has, and the place
+    of the game's group that each is the control of."""
+    null, places = [], []
+    for place, group in enumerate(groups):
         drawn = rest.deal_of_class(int(labels[group[0]]), others + 1)
         if drawn is not None:
             null.append(drawn)
-            clients.append(client)
-    return null, clients
-
-
-def _one_hot(lots: list[int], width: int) -> NDArray[np.bool_]:
-    chosen = np.zeros((len(lots), width), dtype=np.bool_)
-    chosen[np.arange(len(lots)), lots] = True
-    return chosen.reshape(-1)
+            places.append(place)
+    return null, np.asarray(places, dtype=np.int64)
 
 
 def _deal_training(scenario: Scenario, rest: _Deck, held: Rows | None) -> Rows:
@@ -236,9 +267,9 @@ def _beside_the_game(labels: Rows, game: Game) -> NDArray[np.bool_]:
     others = game.non_members_per_member
     chosen = np.zeros(len(labels), dtype=np.bool_)
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
-        members = float(game.members)
+        members = float(game.members + game.num_canaries)
         if game.clients is None:
-            expected = game.members * count / len(labels)
+            expected = members * count / len(labels)
             members = min(members, np.ceil(expected + 4 * np.sqrt(expected)))
         trained = max(1, count // (2 * (1 + others)), count - int(members) * (1 + 2 * others))
         chosen[np.flatnonzero(labels == label)[:trained]] = True
@@ -248,4 +279,4 @@ def _beside_the_game(labels: Rows, game: Game) -> NDArray[np.bool_]:
 def _with_random_labels(dataset: Dataset, rng: np.random.Generator) -> Dataset:
     records = dataset.records
     labels = rng.integers(dataset.num_classes, size=len(records))
-    return Dataset(Records(records.ids, records.inputs, labels), dataset.num_classes)
+    return replace(dataset, records=Records(records.ids, records.inputs, labels))

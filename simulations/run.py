@@ -25,12 +25,19 @@ from fl_audit.report.model import AuditReport
 from fl_audit.run_directory import Problem, RunDirectory, RunManifest, ThreatModelRecord
 from fl_audit.verify import excused_rounds, verify_run
 from fl_audit.versions import versions
+from simulations.adversaries import check_adversary
 from simulations.client_app import SCENARIO_KEY, make_client_app, shared_state
+from simulations.client_facts import with_client_facts
 from simulations.defences import build_strategy, local_trainings
+from simulations.detection import detect
 from simulations.engines.calls import RunConfig
 from simulations.engines.local import run_local
+from simulations.malicious_clients import check_malicious_clients
+from simulations.malicious_server import check_malicious_server
 from simulations.population import Population
+from simulations.prototypes import save_prototypes
 from simulations.quiet import quiet_flower
+from simulations.rehearsals import rehearser_of
 from simulations.scenario import Scenario, dump_scenario, load_scenario
 from simulations.server_app import make_server_app
 from simulations.shadows import shadow_trainer
@@ -123,6 +130,10 @@ def run_scenario(
                 if not (resume and _is_complete(run)):
                     server_app = partial(make_server_app, run, manifest, resume=resume)
                     _run_federation(scenario, server_app, start, progress)
+            if scenario.adversary.name != "none":
+                with _stage("detection", seconds, run):
+                    detect(run, scenario, population)
+                    save_prototypes(run, scenario, population)
             with _stage("attacks", seconds, run):
                 device = choose_device(scenario.device)
                 audit_run(
@@ -131,6 +142,7 @@ def run_scenario(
                     trust_model=True,
                     device=device,
                     trainer=shadow_trainer(scenario, scenario.audit.shadows),
+                    rehearser=rehearser_of(scenario),
                     progress=progress,
                 )
             with _stage("report", seconds, run):
@@ -147,7 +159,7 @@ def _begin(
 ) -> None:
     """Write what is known before the first round. To resume, it must be what stands there."""
     if run.scenario_file.is_file():
-        _refuse_other_scenario(load_scenario(run.scenario_file), scenario)
+        refuse_other_scenario(load_scenario(run.scenario_file), scenario)
     if not run.manifest_file.is_file():
         run.write_manifest(manifest)  # first: from here on, the run can be resumed
     write_text(run.scenario_file, dump_scenario(scenario))
@@ -156,7 +168,12 @@ def _begin(
     write_targets(run, reconstruction_targets(scenario, population))
 
 
-def _refuse_other_scenario(recorded: Scenario, wanted: Scenario) -> None:
+def refuse_other_scenario(recorded: Scenario, wanted: Scenario) -> None:
+    """Refuse to go on with a run of another scenario.
+
+    Raises:
+        InputError: Naming the first table that differs.
+    """
     before, now = recorded.model_dump(), wanted.model_dump()
     for key, value in before.items():
         if value != now[key]:
@@ -194,7 +211,11 @@ def _prepare(scenario: Scenario, engine: Engine) -> tuple[Population, RunManifes
     """Build everything once, so that what cannot work fails before anything is written."""
     choose_device(scenario.device)
     build_strategy(scenario.strategy, scenario.defence, scenario.federation)
+    check_adversary(scenario.adversary)
     _, population, spec = shared_state(scenario.model_dump_json())
+    check_malicious_server(scenario, population.game, spec)
+    check_malicious_clients(scenario, population, spec)
+    population = with_client_facts(population, parse_attacks(scenario.audit.attacks))
     manifest = RunManifest(
         title=scenario.title,
         created=utc_now(),

@@ -44,6 +44,9 @@ class Data(Table):
     split: str = Field(default="train", description="Folder or hub: which split")
     input_column: str | None = Field(default=None, description="Folder or hub: found if null")
     label_column: str | None = Field(default=None, description="Folder or hub: found if null")
+    user_column: str | None = Field(
+        default=None, description="Folder or hub: whose each record is, for game.unit user"
+    )
     settings: dict[str, JsonValue] = Field(default_factory=dict, description="module:function")
     limit: int | None = Field(default=None, ge=1, description="Use at most so many records")
     examples_per_client: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
@@ -63,6 +66,15 @@ class Partition(Table):
     classes_per_client: int = Field(default=2, ge=1, description="by-class")
 
 
+class Canaries(Table):
+    """Groups of candidates that are changed so that a model must memorise them to fit them."""
+
+    mislabelled: int = Field(default=0, ge=0, description="Groups that get one wrong label")
+    out_of_distribution: int = Field(
+        default=0, ge=0, description="Groups whose records' values are shuffled, each in itself"
+    )
+
+
 class Game(Table):
     """The membership game: lots decide which of several like records is trained on."""
 
@@ -76,6 +88,18 @@ class Game(Table):
         default="any",
         description='"any": did any client train on it? "client": did the client named with it?',
     )
+    canaries: Canaries = Field(default=Canaries(), description="Groups beside the natural ones")
+    unit: Literal["record", "user"] = Field(
+        default="record", description='"user": the lot decides about all records of a person'
+    )
+    fresh_per_user: int = Field(
+        default=4, ge=1, description="unit user: records of each person that are only asked about"
+    )
+
+    @property
+    def num_canaries(self) -> int:
+        """Groups of canaries of all kinds."""
+        return self.canaries.mislabelled + self.canaries.out_of_distribution
 
 
 class OpenTable(Table):
@@ -227,6 +251,25 @@ class Scenario(Table):
         _refuse_bad_choice("adversary.clients", acting, "client", 0, last)
         controlled = [*self.threat_model.controls] or None
         _refuse_bad_choice("threat_model.controls", controlled, "client", 0, last)
+        return self
+
+    @model_validator(mode="after")
+    def _game_can_be_played(self) -> Scenario:
+        game = self.game
+        if game.unit == "user" and game.num_canaries:
+            raise ValueError(
+                "game.canaries are records, and game.unit is 'user': choose one of the two"
+            )
+        if game.unit == "user" and self.partition.kind != "iid":
+            raise ValueError(
+                f"partition.kind = {self.partition.kind!r} would tear persons apart: with "
+                "game.unit 'user' it must be 'iid'"
+            )
+        if self.data.random_labels and game.canaries.mislabelled:
+            raise ValueError(
+                "game.canaries.mislabelled has no meaning with data.random_labels: every record "
+                "is mislabelled already"
+            )
         return self
 
     def seeds(self, *path: int | str) -> np.random.Generator:

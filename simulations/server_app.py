@@ -17,6 +17,7 @@ from simulations.arrays import load_record, to_record
 from simulations.client_app import SCENARIO_KEY, shared_state
 from simulations.defences import build_strategy
 from simulations.engines.calls import RepeatableStrategy
+from simulations.malicious_server import with_malice
 from simulations.models import seeded
 from simulations.training import evaluate
 from strategies.curious import CuriousStrategy
@@ -52,6 +53,7 @@ def make_server_app(
         grid = OrderedGrid(grid, clients)
         recorder = Recorder(run, manifest, clients=clients, resume=resume)
         inner = build_strategy(scenario.strategy, scenario.defence, scenario.federation)
+        inner = with_malice(inner, scenario, population.game, spec, clients=clients)
         strategy = CuriousStrategy(
             RepeatableStrategy(inner, seed=scenario.seed),
             trace=recorder,

@@ -30,7 +30,7 @@ from strategies.identify import identify_nodes, wait_for_nodes
 from strategies.ordered_grid import OrderedGrid
 
 Kind = Literal["federation", "central"]
-_NOT_TRAINING = (
+NOT_TRAINING = (
     "title",
     "game",
     "threat_model",
@@ -48,7 +48,7 @@ class FederationTrainer:
 
     def __init__(self, scenario: Scenario, spec: ModelSpec) -> None:
         self._scenario, self._spec = scenario, spec
-        table = scenario.model_dump(mode="json", exclude=set(_NOT_TRAINING))
+        table = scenario.model_dump(mode="json", exclude=set(NOT_TRAINING))
         self.key: str | None = f"federation {json.dumps(table, sort_keys=True)}"
         self.description = (
             f"shadow federations of the same scenario ({scenario.federation.clients} clients, "
@@ -124,6 +124,16 @@ def run_trainer(run: RunDirectory, *, trusted: bool) -> Trainer | None:
     if not run.scenario_file.is_file():
         return None
     scenario = load_scenario(run.scenario_file)
+    refuse_foreign_code(scenario, trusted=trusted)
+    return shadow_trainer(scenario, scenario.audit.shadows)
+
+
+def refuse_foreign_code(scenario: Scenario, *, trusted: bool) -> None:
+    """Do not import what somebody else's scenario names, unless it is trusted.
+
+    Raises:
+        InputError: Naming the code.
+    """
     named = [name for name in (scenario.data.name, scenario.model.name) if ":" in name]
     if named and not trusted:
         raise InputError(
@@ -132,4 +142,3 @@ def run_trainer(run: RunDirectory, *, trusted: bool) -> Trainer | None:
             "this run directory names code of its own, which is not imported unasked",
             f"If you trust it, name its model yourself: --model {scenario.model.name}",
         )
-    return shadow_trainer(scenario, scenario.audit.shadows)

@@ -37,23 +37,30 @@ def rows_used(
 def candidate_uses(scenario: Scenario, population: Population) -> NDArray[np.bool_]:
     """Which candidates are trained on in which round, if their client is sampled and answers.
 
+    In a game about persons: other records of whose person are.
+
     Returns:
         Shape (candidates, rounds); never True for a non-member.
     """
     ids, truth = population.game.candidates.ids, population.truth
+    users = population.game.users
+    who = ids if users is None else users
     rounds = range(1, scenario.federation.rounds + 1)
     uses = np.zeros((len(ids), len(rounds)), dtype=np.bool_)
     trainings, faults = local_trainings(scenario), scenario.faults
     for client in np.unique(truth.client).tolist():
         here = np.flatnonzero(truth.client == client)
         training = trainings.of(client)
+        held = population.clients[client].ids
+        if users is not None and population.client_users is not None:
+            held = population.client_users[client]
         if training.algorithm == "fedavg" and not (faults.drop_out or faults.straggler):
             moves = np.array([not _moves_nothing(training, number) for number in rounds])
             uses[here] = truth.is_member[here, None] & moves  # every epoch touches every record
             continue
         for server_round in rounds:
             rows = rows_used(scenario, population, server_round, client)
-            uses[here, server_round - 1] = np.isin(ids[here], population.clients[client].ids[rows])
+            uses[here, server_round - 1] = np.isin(who[here], held[rows])
     return uses
 
 

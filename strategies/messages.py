@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
 from numpy.typing import NDArray
 
+from fl_audit.files import Arrays
 from fl_audit.trace import Reply
 
 _MAIN = "arrays"  # Flower's key for the model in a message
@@ -32,8 +33,7 @@ def arrays_of(record: ArrayRecord) -> dict[str, NDArray[np.generic]]:
 
 def content_arrays(content: RecordDict) -> dict[str, NDArray[np.generic]]:
     """All arrays of a message. Records beside the model's are prefixed with their name."""
-    records = content.array_records
-    main = _MAIN if _MAIN in records else next(iter(records), None)
+    records, main = content.array_records, main_key(content)
     arrays: dict[str, NDArray[np.generic]] = {}
     for key, record in records.items():
         prefix = "" if key == main else f"{key}/"
@@ -56,6 +56,63 @@ def to_reply(message: Message, client: int) -> Reply:
         return Reply(client, None, metrics, _UNREADABLE, f"arrays cannot be read: {error}")
 
 
-def first_content(messages: Iterable[Message]) -> RecordDict | None:
-    """What the first message carries, if there is any."""
-    return next((m.content for m in messages if m.has_content()), None)
+def sent_models(
+    arrays: ArrayRecord, messages: Sequence[Message]
+) -> tuple[Arrays, dict[int, Arrays]]:
+    """The global model of a round, and the models that were sent in its place.
+
+    Args:
+        arrays: What the strategy was given to send out.
+        messages: What it sends.
+
+    Returns:
+        The arrays of the first message that carries the global model (records beside it
+        included), or `arrays` if none does; and, by place in `messages`, those of each message
+        that carries anything else.
+    """
+    contents = {p: m.content for p, m in enumerate(messages) if m.has_content()}
+    honest = next((c for c in contents.values() if _carries(c, arrays)), None)
+    broadcast = arrays_of(arrays) if honest is None else content_arrays(honest)
+    others: dict[int, Arrays] = {}
+    read: dict[int, Arrays] = {}  # messages may share their content
+    for place, content in contents.items():
+        if honest is not None and _same_content(content, honest):
+            continue
+        if id(content) not in read:
+            read[id(content)] = content_arrays(content)
+        others[place] = read[id(content)]
+    return broadcast, others
+
+
+def main_record(content: RecordDict) -> ArrayRecord | None:
+    """The record of a message that holds the model, if there is one."""
+    key = main_key(content)
+    return None if key is None else content.array_records[key]
+
+
+def main_key(content: RecordDict) -> str | None:
+    """Where the model stands in a message."""
+    records = content.array_records
+    return _MAIN if _MAIN in records else next(iter(records), None)
+
+
+def _carries(content: RecordDict, arrays: ArrayRecord) -> bool:
+    record = main_record(content)
+    return record is not None and _same_record(record, arrays)
+
+
+def _same_content(one: RecordDict, other: RecordDict) -> bool:
+    mine, theirs = one.array_records, other.array_records
+    if one is other:
+        return True
+    return list(mine) == list(theirs) and all(_same_record(mine[k], theirs[k]) for k in mine)
+
+
+def _same_record(one: ArrayRecord, other: ArrayRecord) -> bool:
+    """Whether two records hold the same bytes under the same names."""
+    if one is other:
+        return True
+    if list(one) != list(other):
+        return False
+    pairs = ((one[name], other[name]) for name in one)
+    return all(a is b or (a.stype == b.stype and a.data == b.data) for a, b in pairs)

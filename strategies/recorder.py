@@ -16,7 +16,7 @@ from fl_audit.trace import Reply, Trace, TraceWriter
 from fl_audit.trace.digests import digest_of_digests
 from fl_audit.trace.replay import ReplayError
 from fl_audit.verify import RECORDING
-from strategies.messages import arrays_of, content_arrays, first_content, to_reply
+from strategies.messages import arrays_of, sent_models, to_reply
 
 logger = logging.getLogger("fl_audit")
 
@@ -58,12 +58,12 @@ class Recorder:
         return self.manifest.problems
 
     def sent(self, server_round: int, arrays: ArrayRecord, messages: Sequence[Message]) -> None:
-        """Record the broadcast and its recipients."""
+        """Record the global model, its recipients, and what they received in its place."""
         with self.guard(RECORDING, server_round):
             self._sampled = [self._client(m.metadata.dst_node_id) for m in messages]
-            content = first_content(messages)
-            broadcast = arrays_of(arrays) if content is None else content_arrays(content)
-            self._writer.begin_round(server_round, broadcast, self._sampled)
+            broadcast, others = sent_models(arrays, messages)
+            own = {self._sampled[place]: model for place, model in others.items()}
+            self._writer.begin_round(server_round, broadcast, self._sampled, own)
         self._note_cap(server_round)
 
     def received(self, server_round: int, messages: Sequence[Message]) -> None:

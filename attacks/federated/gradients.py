@@ -37,7 +37,7 @@ def per_example_gradients(
         (rows, gradients by parameter name, each of shape (rows, *parameter shape)).
 
     Raises:
-        InputError: If the records do not fit the model.
+        InputError: If the records do not fit the model, or a label has no output.
     """
     load_weights(module, arrays)
     module.to(device).eval()
@@ -45,21 +45,45 @@ def per_example_gradients(
     buffers = {name: b.detach() for name, b in module.named_buffers()}
     size = sum(p.numel() for p in parameters.values())
     block = max(1, min(len(records), _ELEMENTS // max(1, size)))
+    if len(records):
+        check_labels(records, _num_outputs(module, records, device))
     function = _gradient_function(module, parameters, buffers)
     for start in range(0, len(records), block):
         rows = slice(start, min(start + block, len(records)))
         inputs = torch.from_numpy(records.inputs[rows]).to(device)
         labels = torch.from_numpy(records.labels[rows]).to(device)
-        try:
-            gradients = function(inputs, labels)
-        except (RuntimeError, IndexError) as error:
-            raise InputError(
-                "candidates",
-                records.inputs.shape,
-                f"the model refuses inputs of this shape ({error})",
-                "Give records of the shape that the model was trained on.",
-            ) from error
-        yield rows, gradients
+        yield rows, function(inputs, labels)
+
+
+def check_labels(records: Records, num_outputs: int) -> None:
+    """Refuse labels that the model has no output for.
+
+    Raises:
+        InputError: Naming the first.
+    """
+    outside = records.labels[(records.labels < 0) | (records.labels >= num_outputs)]
+    if outside.size:
+        raise InputError(
+            "candidates' label",
+            int(outside[0]),
+            f"the model has {num_outputs} outputs",
+            "Give the classes that the model was trained on, counted from 0.",
+        )
+
+
+def _num_outputs(module: torch.nn.Module, records: Records, device: str) -> int:
+    """How many classes the model answers with; also whether it takes such inputs at all."""
+    try:
+        with torch.no_grad():
+            answer = module(torch.from_numpy(records.inputs[:1]).to(device))
+    except (RuntimeError, IndexError) as error:
+        raise InputError(
+            "candidates",
+            records.inputs.shape,
+            f"the model refuses inputs of this shape ({error})",
+            "Give records of the shape that the model was trained on.",
+        ) from error
+    return int(answer.shape[-1])
 
 
 def _gradient_function(

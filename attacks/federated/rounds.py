@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attacks.federated.gradients import per_example_gradients
+from attacks.federated.gradients import check_labels, per_example_gradients
 from attacks.membership.signals import true_log_probability
 from fl_audit.errors import InputError
 from fl_audit.records import Records
@@ -89,7 +89,7 @@ def alignments(
     for server_round in chosen_rounds(view, rounds):
         found = [
             _align(module, server_round, names, model, updates, candidates, device)
-            for model, updates in _updates(view, server_round, source)
+            for model, updates in round_updates(view, server_round, source)
         ]
         parts = [part for part in found if part is not None]
         if parts:
@@ -152,22 +152,6 @@ def record_losses(
     return -true_log_probability(found, records.labels)
 
 
-def check_labels(records: Records, num_classes: int) -> None:
-    """Refuse labels that the model has no output for.
-
-    Raises:
-        InputError: Naming the first.
-    """
-    outside = records.labels[(records.labels < 0) | (records.labels >= num_classes)]
-    if outside.size:
-        raise InputError(
-            "candidates' label",
-            int(outside[0]),
-            f"the model has {num_classes} outputs",
-            "Give the classes that the model was trained on, counted from 0.",
-        )
-
-
 def parameter_names(module: torch.nn.Module, layers: Sequence[str] | None) -> list[str]:
     """Names of the parameters to compare.
 
@@ -203,10 +187,10 @@ def chosen_rounds(view: TraceView, rounds: Sequence[int] | None) -> tuple[int, .
     return view.rounds if rounds is None else tuple(sorted(set(rounds)))
 
 
-def _updates(
+def round_updates(
     view: TraceView, server_round: int, source: Source
 ) -> Iterator[tuple[Mapping[str, NDArray[np.generic]], dict[int, Mapping[str, Values]]]]:
-    """Models that were sent out, each with the updates it came back with."""
+    """Models that were sent out in a round, each with the updates that came back for it."""
     if source == "sum":
         update = view.sum_update(server_round)
         if update is not None:

@@ -56,11 +56,11 @@ def label_counts(
         raise InputError(
             "batch_size", batch_size, "must be at least 1", "Give the size of the client's batch."
         )
-    bias = np.asarray(gradients[_last_bias(gradients)], dtype=np.float64)
+    bias = np.asarray(gradients[last_bias(gradients)], dtype=np.float64)
     if not np.isfinite(bias).all():
         raise InputError("gradients", "NaN or infinity", "must be finite", "Leave it out.")
     probabilities = _softmax(model, proxy_inputs)
-    by_class = _mean_by_class(probabilities, proxy_labels, len(bias))
+    by_class = mean_by_class(probabilities, proxy_labels, len(bias))
     return apportion(class_shares(bias, by_class), batch_size)
 
 
@@ -80,10 +80,10 @@ def class_shares(
     return result
 
 
-def _mean_by_class(
+def mean_by_class(
     probabilities: NDArray[np.float64], labels: NDArray[np.int64] | None, classes: int
 ) -> NDArray[np.float64]:
-    """M; a class without proxies takes the mean over all proxies."""
+    """M, shape (classes, classes); a class without proxies takes the mean over all proxies."""
     rows = np.repeat(probabilities.mean(axis=0)[None], classes, axis=0)
     for label in range(classes):
         if labels is not None and (labels == label).any():
@@ -100,7 +100,12 @@ def _softmax(model: torch.nn.Module, inputs: NDArray[np.float32]) -> NDArray[np.
     return result
 
 
-def _last_bias(gradients: Mapping[str, NDArray[np.float64]]) -> str:
+def last_bias(gradients: Mapping[str, NDArray[np.float64]]) -> str:
+    """Name of the last layer's bias.
+
+    Raises:
+        InputError: If the last parameter is none.
+    """
     names = list(gradients)
     if not names or not names[-1].endswith("bias") or gradients[names[-1]].ndim != 1:
         raise InputError(
@@ -132,7 +137,7 @@ def _run(given: AttackInput) -> Reconstructions:
                 several.add(client)
                 continue
             update = view.client_update(server_round, client)
-            bias = _last_bias(update)
+            bias = last_bias(update)
             rate = local.learning_rate_in(server_round)
             if rate == 0:
                 notes.append(f"Round {server_round}: the learning rate is 0, so nothing is sent.")

@@ -14,7 +14,7 @@ from attacks.shadows.target import Target, Task, module_target
 from attacks.shadows.trainers import DefaultTrainer, Trainer
 from attacks.shadows.training import TrainingConfig, factory_builder
 from attacks.shadows.workshop import Workshop
-from fl_audit.game import GameTruth, MembershipGame
+from fl_audit.game import NATURAL, GameTruth, MembershipGame
 from fl_audit.local_training import LocalTraining
 from fl_audit.records import Records
 from fl_audit.threat_model import Knowledge, Observation
@@ -50,13 +50,25 @@ def with_small_null(
     Shadow models are trained on half of all audited records, so a null as large as the candidates
     would make them twice as large as the target. Whole groups are kept.
     """
-    size = game.rules.non_members_per_member + 1
+    size = (game.rules.non_members_per_member + 1) * game.rules.fresh_per_user
     wanted = max(_LEAST_NULL, int(_NULL_OF_CANDIDATES * len(game.candidates)))
     kept = min(len(game.null), -(-wanted // size) * size)
-    small = replace(game, null=game.null.take(np.arange(kept)))
+    rows = np.arange(len(game.null))
+    if game.null_kinds is None:
+        rows = rows[:kept]
+    else:  # natural ones as said, and what there is of the canaries' few
+        is_natural = game.null_kinds == NATURAL
+        rows = rows[~is_natural | (np.cumsum(is_natural) <= kept)]
+    small = replace(
+        game,
+        null=game.null.take(rows),
+        null_asked=None if game.null_asked is None else game.null_asked[rows],
+        null_kinds=None if game.null_kinds is None else game.null_kinds[rows],
+        null_users=None if game.null_users is None else game.null_users[rows],
+    )
     if truth is None:
         return small, None
-    return small, replace(truth, null_is_member=truth.null_is_member[:kept])
+    return small, replace(truth, null_is_member=truth.null_is_member[rows])
 
 
 def view_labs(

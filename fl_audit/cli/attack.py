@@ -47,17 +47,21 @@ def attack(
         from fl_audit.factories import ModelSpec
 
         spec = ModelSpec(factory=model, settings={} if spec is None else spec.settings)
+    from simulations.rehearsals import run_rehearser
     from simulations.shadows import run_trainer
 
+    learns = [r for r in requests if hasattr(r.settings, "num_shadow_federations")]
+    trusted = model is not None
     with progress_bar() as progress:
         results = audit_run(
             run,
             attacks=fresh_labels(directory, requests),
             model=spec if model is not None else None,
             device=choose_device(device),
-            trainer=run_trainer(directory, trusted=model is not None)
+            trainer=run_trainer(directory, trusted=trusted)
             if any(hasattr(r.settings, "num_shadow_models") for r in requests)
             else None,
+            rehearser=run_rehearser(directory, trusted=trusted) if learns else None,
             keep_unavailable=False,  # a slip of the keyboard must not stay in the report
             progress=progress,
         )

@@ -16,7 +16,8 @@ from rich.table import Table
 from fl_audit.errors import AuditError, InputError
 
 if TYPE_CHECKING:
-    from fl_audit.results import AnyAttackRecord, Estimate, MembershipRecord
+    from fl_audit.report.seeds import SeedsReport
+    from fl_audit.results import AnyAttackRecord, Estimate, EstimateRecord, MembershipRecord
 
 console = Console()
 error_console = Console(stderr=True)
@@ -107,6 +108,31 @@ def print_results(records: Sequence[AnyAttackRecord]) -> None:
     console.print("All figures, and their controls, stand in the report.", highlight=False)
 
 
+def print_seeds(report: SeedsReport) -> None:
+    """Means over runs with their intervals, then what each attack gains on the final-model one."""
+    from fl_audit.report.seeds import BASELINE
+
+    runs = len(report.seeds)
+    table = _table(f"Means over {runs} runs (95 % intervals over runs)")
+    for heading in ("attack", "figure", "mean", "control"):
+        table.add_column(heading, no_wrap=True)
+    for attack in report.attacks:
+        for number, (name, metric) in enumerate(attack.metrics.items()):
+            label = attack.label if number == 0 else ""
+            cells = (label, name, _text(metric.mean), _text(metric.null_mean))
+            table.add_row(*map(escape, cells))
+    console.print(table)
+    base = {attack.label for attack in report.attacks if attack.attack == BASELINE}
+    for d in report.differences:
+        if d.second in base and d.second != d.first:
+            line = f"AUC of {d.first} minus {d.second}: {d.mean}"
+            console.print(escape(line), highlight=False)
+    for attack in report.attacks:
+        for seed, reason in attack.unavailable.items():
+            line = f"{attack.label}, seed {seed}: not available: {reason}"
+            console.print(escape(line), highlight=False)
+
+
 def _full_table(records: Sequence[AnyAttackRecord]) -> Table:
     table = _table()
     for heading in ("attack", "figure", "found", "control"):
@@ -147,9 +173,9 @@ def _short_columns(records: Sequence[MembershipRecord]) -> list[str]:
     return [name for name in wanted if name in found]
 
 
-def _table() -> Table:
+def _table(title: str = "What the attacks found (95 % intervals)") -> Table:
     return Table(
-        title="What the attacks found (95 % intervals)",
+        title=title,
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -162,12 +188,43 @@ def _rows(record: AnyAttackRecord) -> list[tuple[str, str, str, str]]:
     if record.kind == "membership":
         found = {} if record.result is None else record.result.metrics
         control = {} if record.null is None else record.null.metrics
+        found, control = _with_slices(record, found, control)
+    elif record.kind == "estimate":
+        return _estimate_rows(record)
     else:
         found, control = record.metrics, record.baseline
     return [
         (record.label if number == 0 else "", name, _text(found[name]), _text(control.get(name)))
         for number, name in enumerate(found)
     ]
+
+
+def _estimate_rows(record: EstimateRecord) -> list[tuple[str, str, str, str]]:
+    """The imputer's or guesser's figure as control, else the null's; exact chance if known."""
+    control = record.null | record.baseline
+    return [
+        (
+            record.label if number == 0 else "",
+            name,
+            _text(found),
+            _text(control.get(name))
+            if name in control or name not in record.chance
+            else f"chance {record.chance[name]:.3f}",
+        )
+        for number, (name, found) in enumerate(record.metrics.items())
+    ]
+
+
+def _with_slices(
+    record: MembershipRecord, found: dict[str, Estimate], control: dict[str, Estimate]
+) -> tuple[dict[str, Estimate], dict[str, Estimate]]:
+    """With the AUC on each kind of canary: the other figures are in the report."""
+    found, control = dict(found), dict(control)
+    for kind, part in record.slices.items():
+        found[f"auc, {kind}"] = part.result.metrics["auc"]
+        if part.null is not None:
+            control[f"auc, {kind}"] = part.null.metrics["auc"]
+    return found, control
 
 
 def _text(estimate: Estimate | None) -> str:

@@ -8,7 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from fl_audit.cli.console import FAILED, console, error_console, print_results, progress_bar
+from fl_audit.cli.console import (
+    FAILED,
+    console,
+    error_console,
+    print_results,
+    print_seeds,
+    progress_bar,
+)
 from fl_audit.errors import AuditError, clean_text
 
 
@@ -25,6 +32,10 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the interrupted run at --out.")
     ] = False,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Run once for each seed: 0-4, or 0,1,7. --out then holds all runs."),
+    ] = None,
     engine: Annotated[
         str, typer.Option(help="local: in this process; ray: Flower's simulation on Ray.")
     ] = "local",
@@ -47,7 +58,27 @@ def run(
         "cpus_per_client": cpus_per_client,
         "gpus_per_client": gpus_per_client,
     }
+    if seeds is not None:
+        run_and_show_seeds(scenario, seeds, out=out, overrides=override or [], options=options)
+        return
     run_and_show(scenario, out=out, overrides=override or [], options=options)
+
+
+def run_and_show_seeds(
+    scenario: Path, seeds: str, *, out: Path, overrides: list[str], options: dict[str, Any]
+) -> None:
+    """Run a scenario file once for each seed; print means over runs and where the report is."""
+    from simulations.repeat import parse_seeds, run_seeds
+    from simulations.scenario import load_scenario
+
+    loaded = load_scenario(scenario, overrides)
+    options = {name: value for name, value in options.items() if name != "resume"}  # it always does
+    with progress_bar() as progress:
+        report = run_seeds(loaded, parse_seeds(seeds), out=out, progress=progress, **options)
+    print_seeds(report)
+    print_page(out / "seeds.html")
+    if any(attack.unavailable for attack in report.attacks):
+        raise typer.Exit(FAILED)
 
 
 def run_and_show(

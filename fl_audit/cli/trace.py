@@ -38,14 +38,19 @@ def info(run: Run) -> None:
     from fl_audit.run_directory import RunDirectory
 
     directory = RunDirectory.open(run)
-    summary, manifest = summarise_trace(directory.open_trace()), directory.read_manifest()
+    trace = directory.open_trace()
+    summary, manifest = summarise_trace(trace), directory.read_manifest()
+    own = {number: len(trace.round(number).sent) for number in trace.rounds}
     table = Table(title=escape(manifest.title), title_justify="left", box=SIMPLE_HEAD)
     for heading in ("round", "state", "sampled", "replied", "failed", "arrays kept"):
         table.add_column(heading, justify="left" if heading == "state" else "right")
+    any_own = any(own.values())
+    if any_own:  # a malicious server
+        table.add_column("sent own model", justify="right")
     for entry in summary.rounds:
         cells = (entry.round, entry.sampled, entry.replied, entry.failed, entry.kept)
         first, *rest = (str(cell) for cell in cells)
-        table.add_row(first, entry.state, *rest)
+        table.add_row(first, entry.state, *rest, *([str(own[entry.round])] if any_own else []))
     console.print(table)
     planned = manifest.planned_rounds or "unknown"
     console.print(f"state: {manifest.state}; rounds planned: {planned}", highlight=False)

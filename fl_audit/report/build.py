@@ -31,7 +31,7 @@ from fl_audit.trace import RoundIndex, Trace
 
 _MAX_IMAGES = 24
 _RECONSTRUCTION = re.compile(r"(round_([0-9]{4,9})/client_([0-9]{1,20}))/reconstruction")
-_KINDS = ("membership", "reconstruction", "unavailable")
+_KINDS = ("membership", "estimate", "reconstruction", "unavailable")
 _RECORDS: TypeAdapter[AnyAttackRecord] = TypeAdapter(AnyAttackRecord)
 
 
@@ -90,7 +90,7 @@ def _missing(run: RunDirectory, manifest: RunManifest) -> list[Problem]:
 
 
 def read_results(run: RunDirectory) -> list[AnyAttackRecord]:
-    """Every result saved in results/: membership first, then reconstruction, by label.
+    """Every result saved in results/: membership, estimates, reconstructions, by label.
 
     Raises:
         RunDirectoryError: If one is damaged.

@@ -52,6 +52,13 @@ _METRICS = {
     "psnr_db": "PSNR, dB",
     "label_overlap": "label overlap",
     "exact": "exact records",
+    "accuracy_of_update_alone": "accuracy of the updates alone",
+    "gain_over_non_members": "gain over non-members",
+    "gain_over_imputer": "gain over the imputer",
+    "overlap": "overlap of class shares",
+    "overlap_gain": "gain in overlap over the guess",
+    "presence_f1": "F1 of classes present",
+    "presence_f1_gain": "gain in F1 over the guess",
 }
 _FRACTIONS = {*_METRICS, "accuracy", "probability"}
 _MODEL_ENGINE = "none: a trained model"
@@ -72,7 +79,7 @@ def render_html(report: AuditReport) -> str:
     records = sorted(report.attacks, key=lambda r: LEVELS.index(access_of_record(r)))
     rows = [attack_row(record) for record in records]
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             report=report,
@@ -81,6 +88,7 @@ def render_html(report: AuditReport) -> str:
             rows=rows,
             groups=[(level, list(own)) for level, own in groupby(rows, key=lambda r: r.access)],
             overview=overview(rows),
+            has_estimates=any(record.kind == "estimate" for record in records),
             progress=_progress(report),
             panels=roc_panels(records),
             risk=risk_overview(rows),
@@ -96,7 +104,8 @@ def render_html(report: AuditReport) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates, with the filters and tests that they use."""
     environment = Environment(
         loader=PackageLoader("fl_audit.report", "templates"),
         autoescape=True,
@@ -196,7 +205,7 @@ def _number(value: float, name: str) -> Markup:
     """
     if name == "psnr_db":
         text = f"{value:.1f}"
-    elif name == "gain":
+    elif name == "gain" or name.startswith("gain_") or name.endswith("_gain"):
         text = f"{value:+.3f}"
     elif name in _FRACTIONS or name.startswith("tpr@fpr="):
         text = f"{value:.3f}"

@@ -10,6 +10,7 @@ from fl_audit.report.verdict import verdict
 from fl_audit.results import (
     AnyAttackRecord,
     Estimate,
+    EstimateRecord,
     MembershipRecord,
     UnavailableRecord,
 )
@@ -21,12 +22,13 @@ _MANY_ATTACKS = 8  # more than these are folded up below their lines
 
 @dataclass(frozen=True, slots=True)
 class MetricLine:
-    """One metric of an attack, beside its control; or why there is none."""
+    """One metric of an attack, beside its control or exact chance; or why there is none."""
 
     name: str
     found: Estimate | None
     control: Estimate | None
     refused: str | None = None
+    chance: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +104,17 @@ def _lines(record: AnyAttackRecord) -> Iterator[MetricLine]:
     if isinstance(record, UnavailableRecord):
         return
     refused: Mapping[str, str]
+    chance: Mapping[str, float] = {}
     if isinstance(record, MembershipRecord):
         found = {} if record.result is None else record.result.metrics
         control = {} if record.null is None else record.null.metrics
         refused = {} if record.result is None else record.result.refused
+    elif isinstance(record, EstimateRecord):
+        found, control, refused = record.metrics, record.null | record.baseline, record.refused
+        chance = record.chance
     else:
         found, control, refused = record.metrics, record.baseline, record.refused
     for name, estimate in found.items():
-        yield MetricLine(name, estimate, control.get(name))
+        yield MetricLine(name, estimate, control.get(name), chance=chance.get(name))
     for name, reason in refused.items():
         yield MetricLine(name, None, None, reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fl_audit.results import (
     AnyAttackRecord,
+    EstimateRecord,
     MembershipMetrics,
     MembershipRecord,
     ReconstructionRecord,
@@ -19,6 +20,8 @@ def verdict(record: AnyAttackRecord) -> str:
         return _membership(record)
     if isinstance(record, ReconstructionRecord):
         return _reconstruction(record)
+    if isinstance(record, EstimateRecord):
+        return _estimate(record)
     return f"not available: {record.reason}"
 
 
@@ -51,6 +54,19 @@ def _false_positive_rate(name: str) -> float | None:
     """The rate in a metric's name, such as "tpr@fpr=0.01"."""
     _, found, rate = name.partition("tpr@fpr=")
     return float(rate) if found else None
+
+
+def _estimate(record: EstimateRecord) -> str:
+    if not record.metrics:
+        return "estimates only: no figure could be given"
+    if not record.chance:
+        return "estimates only: nothing to compare them with"
+    found = {name: record.metrics[name] for name in record.chance if name in record.metrics}
+    if found and all(estimate.low > record.chance[name] for name, estimate in found.items()):
+        return f"leaks {record.claim}"
+    if any(estimate.low > record.chance[name] for name, estimate in found.items()):
+        return "no better than where there is nothing to find, at this power"
+    return NOTHING_FOUND
 
 
 def _reconstruction(record: ReconstructionRecord) -> str:

@@ -13,7 +13,8 @@ from numpy.lib.format import write_array
 from fl_audit.errors import InputError, TraceError
 from fl_audit.files import Arrays, private_directory, write_arrays, write_bytes
 from fl_audit.run_directory import refuse_flower_app, refuse_run_directory
-from fl_audit.trace.reader import Party, Trace
+from fl_audit.trace.layout import Party, SentTo, party_name
+from fl_audit.trace.reader import Trace
 from fl_audit.trace.view import usable_clients
 
 
@@ -28,11 +29,13 @@ def export_trace(
 ) -> int:
     """Write `round_0001_broadcast.npz`, `round_0001_client_3.npz`, ... into a new folder.
 
+    Where client 3 received another model than the broadcast, `round_0001_sent_3.npz` is that one.
+
     Args:
         rounds: Which rounds; all by default.
         clients: Which clients; all by default.
-        updates: Of clients, write client minus global parameters (float64), for replies that have
-            the model's arrays; otherwise what they sent.
+        updates: Of clients, write client minus received parameters (float64), for replies that
+            have the model's arrays; otherwise what they sent.
         npz: numpy's format (never pickled); otherwise safetensors.
 
     Returns:
@@ -57,9 +60,11 @@ def export_trace(
         )
     private_directory(out)
     for number, party in wanted:
-        is_update = updates and isinstance(party, int)
-        arrays = _update(trace, number, party) if is_update else trace.arrays(number, party)
-        kind = party if isinstance(party, str) else f"{'update' if updates else 'client'}_{party}"
+        arrays: Arrays | None
+        if updates and isinstance(party, int):
+            kind, arrays = f"update_{party}", _update(trace, number, party)
+        else:
+            kind, arrays = party_name(party), trace.arrays(number, party)
         _write(out / f"round_{number:04d}_{kind}", arrays or {}, npz=npz)
     return len(wanted)
 
@@ -73,7 +78,8 @@ def _refuse_place(out: Path) -> None:
 
 def _parties(trace: Trace, number: int, *, updates: bool) -> list[Party]:
     """Whose arrays there are in a round; with `updates`, only clients that have an update."""
-    models: list[Party] = ["broadcast", "aggregate"]
+    own: list[Party] = [SentTo(entry.client) for entry in trace.round(number).sent]
+    models: list[Party] = ["broadcast", "aggregate", *own]
     replies: list[Party] = [
         client
         for client, why in usable_clients(trace.round(number)).items()  # raises for no such round
@@ -109,13 +115,15 @@ def _wanted(
         (number, party)
         for number, there in parties.items()
         for party in there
-        if isinstance(party, str) or clients is None or party in clients
+        if isinstance(party, str)
+        or clients is None
+        or (party.client if isinstance(party, SentTo) else party) in clients
     ]
 
 
-def _update(trace: Trace, number: int, client: Party) -> Arrays:
-    """Client minus global parameters."""
-    before: Arrays = trace.arrays(number, "broadcast") or {}
+def _update(trace: Trace, number: int, client: int) -> Arrays:
+    """Client minus received parameters."""
+    before: Arrays = trace.received(number, client) or {}
     after: Arrays = trace.arrays(number, client) or {}
     return {
         name: after[name].astype(np.float64) - before[name].astype(np.float64)

@@ -3,6 +3,7 @@
     trace/digests.json                     a sha256 of each round.json
     trace/round_0001/round.json            this file's models
     trace/round_0001/broadcast.safetensors the global model that clients received
+    trace/round_0001/sent_3.safetensors    what client 3 received in its place (malicious servers)
     trace/round_0001/client_3.safetensors  what client 3 replied, as it arrived
     trace/round_0001/aggregate.safetensors what the strategy made of the replies
 
@@ -67,6 +68,16 @@ class ReplyEntry(Record):
     error_reason: Text | None = None
 
 
+class SentEntry(Record):
+    """What one client received where it is not the round's global model."""
+
+    client: int = Field(ge=0)
+    arrays: ArraysEntry
+    same_as_client: int | None = Field(
+        default=None, ge=0, description="Client that received the same arrays, stored once"
+    )
+
+
 class RoundIndex(Record):
     """One round, as far as it got."""
 
@@ -75,6 +86,11 @@ class RoundIndex(Record):
     state: Literal["sent", "replied", "aggregated"]
     sampled: list[int] = Field(description="Clients that were sent the model")
     broadcast: ArraysEntry | None = Field(description="None if the policy keeps no models")
+    sent: list[SentEntry] = Field(
+        default_factory=list,
+        description="Clients that received another model than the broadcast, as a malicious "
+        "server may send; of all others, the broadcast is what they received",
+    )
     replies: list[ReplyEntry] = Field(default_factory=list)
     aggregate: ArraysEntry | None = None
     metrics: dict[Text, Metric] = Field(default_factory=dict, description="As aggregated")
@@ -85,9 +101,30 @@ class RoundIndex(Record):
             raise ValueError("a client stands there twice")
         return self
 
+    @model_validator(mode="after")
+    def _sent_models_are_known(self) -> RoundIndex:
+        owners = {entry.client: entry for entry in self.sent}
+        if len(owners) < len(self.sent):
+            raise ValueError("a client was sent two models")
+        for entry in self.sent:
+            if entry.arrays.same_as_aggregate is not None:
+                raise ValueError("a model of one client stands in no aggregate")
+            if entry.same_as_client is None:
+                continue
+            owner = owners.get(entry.same_as_client)
+            if owner is None or owner.same_as_client is not None:
+                raise ValueError("a model refers to one that is not there")
+            if owner.arrays.tensors != entry.arrays.tensors:
+                raise ValueError("a model refers to another one")
+        return self
+
     def reply(self, client: int) -> ReplyEntry | None:
         """The reply of one client, if there is one."""
         return next((r for r in self.replies if r.client == client), None)
+
+    def sent_to(self, client: int) -> SentEntry | None:
+        """What a client received, if it is not the broadcast."""
+        return next((s for s in self.sent if s.client == client), None)
 
 
 def plain_metric(value: object) -> Metric:
@@ -100,8 +137,10 @@ def plain_metric(value: object) -> Metric:
 def digest(rounds: list[RoundIndex]) -> str:
     """sha256 over arrays, counts, errors and (round, client) keys of a trace.
 
-    It does not cover node ids, message ids, metrics (a client may send timings), error texts,
-    times or versions, so that two runs with one seed have one digest.
+    Models of single clients count where there are any, so that an honest run has one digest
+    whether or not they could be recorded. It does not cover node ids, message ids, metrics (a
+    client may send timings), error texts, times or versions, so that two runs with one seed have
+    one digest.
     """
     content = [
         {
@@ -113,11 +152,17 @@ def digest(rounds: list[RoundIndex]) -> str:
                 for q in sorted(r.replies, key=lambda q: q.client)
             ],
             "aggregate": _tensors(r.aggregate),
+            **({"sent": _sent(r)} if r.sent else {}),
         }
         for r in rounds
     ]
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sent(index: RoundIndex) -> list[list[object]]:
+    ordered = sorted(index.sent, key=lambda s: s.client)
+    return [[s.client, _tensors(s.arrays)] for s in ordered]
 
 
 def _tensors(entry: ArraysEntry | None) -> list[list[object]] | None:

@@ -76,7 +76,8 @@ class IndexWriter:
         self._digests.settle()
 
     def _write(self, index: RoundIndex, *, seal: bool) -> None:
-        text = index.model_dump_json()
+        # a round without models of single clients reads as it did before there were any
+        text = index.model_dump_json(exclude=None if index.sent else {"sent"})
         if seal or index.round in self._digests:  # or sealed by an earlier process
             self._digests.announce(index.round, text)
         write_text(index_file(self._trace, index.round), text)

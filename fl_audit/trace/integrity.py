@@ -10,9 +10,19 @@ from fl_audit.errors import clean_text
 from fl_audit.files import sha256_file
 from fl_audit.trace.digests import read_digests
 from fl_audit.trace.index import ArraysEntry, RoundIndex
-from fl_audit.trace.layout import DIGESTS, INDEX, arrays_file, index_file, round_directory
+from fl_audit.trace.layout import (
+    DIGESTS,
+    INDEX,
+    Party,
+    SentTo,
+    arrays_file,
+    index_file,
+    round_directory,
+)
 
-_OURS = re.compile(r"(round\.json|(broadcast|aggregate|client_[0-9]+)\.safetensors)(\.part)?")
+_OURS = re.compile(
+    r"(round\.json|(broadcast|aggregate|(client|sent)_[0-9]+)\.safetensors)(\.part)?"
+)
 
 
 def check_indices(trace: Path, indices: Sequence[RoundIndex]) -> list[str]:
@@ -78,9 +88,10 @@ def _is_headless(entry: Path) -> bool:
 def _files(trace: Path, index: RoundIndex) -> list[Path]:
     """Files that a round's index speaks of."""
     files = [index_file(trace, index.round)]
-    parties: dict[str | int, ArraysEntry | None] = {
+    parties: dict[Party, ArraysEntry | None] = {
         "broadcast": index.broadcast,
         "aggregate": index.aggregate,
+        **{SentTo(s.client): s.arrays for s in index.sent if s.same_as_client is None},
         **{reply.client: reply.arrays for reply in index.replies},
     }
     for party, entry in parties.items():

@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +16,9 @@ from fl_audit.errors import TraceError, clean_text, shorten
 from fl_audit.files import find_special_file, read_json, sha256_array, sha256_file
 from fl_audit.trace.index import SCHEMA_VERSION, ArraysEntry, RoundIndex, digest
 from fl_audit.trace.integrity import check_indices, find_strays
-from fl_audit.trace.layout import INDEX, arrays_file, index_file, round_directory
+from fl_audit.trace.layout import INDEX, Party, SentTo, arrays_file, index_file, round_directory
 from fl_audit.trace.reply import is_finite
 
-Party = Literal["broadcast", "aggregate"] | int
 _ROUND = re.compile(r"round_([0-9]{4,9})")
 
 
@@ -100,13 +98,22 @@ class Trace:
 
         Args:
             server_round: Round number, from 1.
-            party: "broadcast", "aggregate" or a client.
+            party: "broadcast", "aggregate", a client (what it replied), or `SentTo` a client (what
+                it received, if that is not the broadcast).
         """
         entry = self._entry(server_round, party)
         if entry is None or not entry.is_stored:
             return None
         path = self._path(server_round, party, entry)
         return LazyArrays(list(entry.tensors), lambda name: _read_tensor(path, name, entry))
+
+    def received(self, server_round: int, client: int) -> LazyArrays | None:
+        """The model that a client received: its own if it got one, else the broadcast.
+
+        None if it was not kept.
+        """
+        has_own = self.round(server_round).sent_to(client) is not None
+        return self.arrays(server_round, SentTo(client) if has_own else "broadcast")
 
     def digest(self) -> str:
         """sha256 over what was seen; equal for two runs with one seed. Reads the index only."""
@@ -127,9 +134,7 @@ class Trace:
         indices = list(self._indices.values())
         findings += check_indices(self.directory, indices)
         for index in indices:
-            clients = [r.client for r in index.replies if r.arrays is not None]
-            parties: list[Party] = ["broadcast", "aggregate", *clients]
-            for party in parties:
+            for party in _parties(index):
                 findings += self._verify_party(index.round, party)
         return findings + find_strays(self.directory, indices, unfinished)
 
@@ -137,8 +142,7 @@ class Trace:
         """Files that the index speaks of and that are not there, or are empty."""
         names = []
         for index in self._indices.values():
-            parties: list[Party] = ["broadcast", "aggregate", *(r.client for r in index.replies)]
-            for party in parties:
+            for party in _parties(index):
                 entry = self._entry(index.round, party)
                 if entry is None or not entry.is_stored:
                     continue
@@ -171,13 +175,26 @@ class Trace:
             return index.broadcast
         if party == "aggregate":
             return index.aggregate
+        if isinstance(party, SentTo):
+            sent = index.sent_to(party.client)
+            return None if sent is None else sent.arrays
         reply = index.reply(party)
         return None if reply is None else reply.arrays
 
     def _path(self, server_round: int, party: Party, entry: ArraysEntry) -> Path:
         if entry.same_as_aggregate is not None:
             server_round, party = entry.same_as_aggregate, "aggregate"
+        if isinstance(party, SentTo):
+            sent = self.round(server_round).sent_to(party.client)
+            owner = None if sent is None else sent.same_as_client
+            party = party if owner is None else SentTo(owner)
         return arrays_file(self.directory, server_round, party)
+
+
+def _parties(index: RoundIndex) -> list[Party]:
+    """Whose arrays a round's index may speak of; each model of single clients once."""
+    sent: list[Party] = [SentTo(s.client) for s in index.sent if s.same_as_client is None]
+    return ["broadcast", "aggregate", *sent, *(reply.client for reply in index.replies)]
 
 
 def _round_numbers(directory: Path) -> list[int]:

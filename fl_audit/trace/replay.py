@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from fl_audit.errors import TraceError
-from fl_audit.trace.index import ArraysEntry, RoundIndex, TensorEntry
+from fl_audit.trace.index import ArraysEntry, RoundIndex, SentEntry, TensorEntry
 from fl_audit.trace.reply import Reply, describe, is_storable, num_examples
 
 Part = Literal["broadcast", "aggregate"]
@@ -30,6 +30,25 @@ def check_replay(recorded: RoundIndex | None, part: Part, found: ArraysEntry) ->
     difference = _difference(None if entry is None else entry.tensors, found.tensors)
     if difference is not None:
         raise _differs(recorded.round, part, difference)
+
+
+def check_sent(recorded: RoundIndex | None, found: Sequence[SentEntry]) -> None:
+    """Compare models of single clients in a replayed round with what was recorded of them.
+
+    Raises:
+        ReplayError: Naming the round, the client and the first difference.
+    """
+    if recorded is None or recorded.broadcast is None:
+        return
+    clients = sorted({s.client for s in recorded.sent} ^ {s.client for s in found})
+    if clients:
+        raise _differs(recorded.round, "models of single clients", f"clients {clients}")
+    for entry in found:
+        old = recorded.sent_to(entry.client)
+        before = None if old is None else old.arrays.tensors
+        difference = _difference(before, entry.arrays.tensors)
+        if difference is not None:
+            raise _differs(recorded.round, f"model sent to client {entry.client}", difference)
 
 
 def check_replies(recorded: RoundIndex | None, replies: Sequence[Reply]) -> None:

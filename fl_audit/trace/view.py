@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fl_audit.errors import InputError, TraceError
 from fl_audit.local_training import LocalTraining, LocalTrainings
 from fl_audit.threat_model import NOTHING_SEEN, Knowledge, Observation, ThreatModel
-from fl_audit.trace.index import RoundIndex
+from fl_audit.trace.index import ArraysEntry, RoundIndex
 from fl_audit.trace.reader import LazyArrays, Trace
 
 ModelBuilder = Callable[[], Any]
@@ -100,11 +100,12 @@ class TraceView:
             f"round {number}, client {client}: {why}"
             for number, clients in self._usable.items()
             for client, why in clients.items()
-            if why not in (None, _LEFT_OUT)
+            if why not in (None, _LEFT_OUT, _MODEL_LEFT_OUT)
         ]
 
     def global_model(self, server_round: int) -> Mapping[str, NDArray[np.generic]]:
-        """The model that clients received in this round. Needs GLOBAL_MODEL."""
+        """The global model before this round, which clients receive unless a malicious server
+        sends them another. Needs GLOBAL_MODEL."""
         self._require("global_model", Observation.GLOBAL_MODEL)
         return self._arrays(server_round, "broadcast")
 
@@ -114,18 +115,31 @@ class TraceView:
         Needs GLOBAL_MODEL.
         """
         self._require("received", Observation.GLOBAL_MODEL)
-        return self._arrays(server_round, "broadcast")
+        if self._round(server_round).sent_to(client) is None:
+            return self._arrays(server_round, "broadcast")
+        arrays = self._trace.received(server_round, client)
+        if arrays is None:
+            raise _not_recorded(f"the model that client {client} received in round {server_round}")
+        return arrays
 
     def received_groups(
         self, server_round: int
     ) -> list[tuple[Mapping[str, NDArray[np.generic]], tuple[int, ...]]]:
         """Each model that was sent out, with the clients that received it and sent an update.
 
-        One model for all, unless a malicious server sent some clients another. Needs
-        CLIENT_UPDATES and GLOBAL_MODEL.
+        One model for all, unless a malicious server sent some clients another: then each model
+        once, in the order of its first client. Needs CLIENT_UPDATES and GLOBAL_MODEL.
         """
-        clients = self.clients(server_round)
-        return [(self.global_model(server_round), clients)] if clients else []
+        groups: list[tuple[object, list[int]]] = []
+        for client in self.clients(server_round):
+            entry = self._round(server_round).sent_to(client)
+            tensors = None if entry is None else entry.arrays.tensors
+            same = next((clients for model, clients in groups if model == tensors), None)
+            if same is None:
+                groups.append((tensors, [client]))
+            else:
+                same.append(client)
+        return [(self.received(server_round, group[0]), tuple(group)) for _, group in groups]
 
     def client_model(self, server_round: int, client: int) -> Mapping[str, NDArray[np.generic]]:
         """What a client replied in this round, as it arrived.
@@ -184,14 +198,18 @@ class TraceView:
 
     def honest_set(self, server_round: int) -> int:
         """How many clients' updates are in the sum that `sum_update` gives; public knowledge."""
+        return len(self.summed(server_round))
+
+    def summed(self, server_round: int) -> tuple[int, ...]:
+        """Clients whose updates are in the sum that `sum_update` gives; who answers is public."""
         self._round(server_round)
         answered = [c for c in self._usable[server_round] if self._answers(server_round, c)]
-        return len(set(answered) - set(self.threat_model.controls))
+        return tuple(c for c in answered if c not in self.threat_model.controls)
 
     def _answers(self, server_round: int, client: int) -> bool:
         """Whether a client's reply went into the aggregate, kept or not."""
         usable = self._usable[server_round]
-        return client in usable and usable[client] in (None, _LEFT_OUT)
+        return client in usable and usable[client] in (None, _LEFT_OUT, _MODEL_LEFT_OUT)
 
     def _float_names(self, server_round: int) -> list[str]:
         broadcast = self._rounds[server_round].broadcast
@@ -309,6 +327,7 @@ class TraceView:
 
 
 _LEFT_OUT = "the recording policy did not keep what it sent"
+_MODEL_LEFT_OUT = "the model that it received was not kept"
 
 
 class _Update(Mapping[str, NDArray[np.float64]]):
@@ -378,8 +397,8 @@ def _not_usable(server_round: int, client: int, why: str) -> TraceError:
 
 def usable_clients(index: RoundIndex) -> dict[int, str | None]:
     """Each client that replied, with why its reply cannot be used (None: it can)."""
-    tensors = {} if index.broadcast is None else index.broadcast.tensors
-    model = {name: t.shape for name, t in tensors.items()}
+    model = _entry_shapes(index.broadcast)
+    own = {entry.client: entry.arrays for entry in index.sent}
     usable: dict[int, str | None] = {}
     for reply in sorted(index.replies, key=lambda r: r.client):
         why = None
@@ -389,9 +408,17 @@ def usable_clients(index: RoundIndex) -> dict[int, str | None]:
             why = _LEFT_OUT
         elif reply.arrays is None:
             why = "it sent no arrays"
-        elif {name: t.shape for name, t in reply.arrays.tensors.items()} != model:
+        elif _entry_shapes(reply.arrays) != model:
             why = "its arrays do not have the model's names and shapes"
         elif not reply.is_finite:
             why = "its arrays hold NaN or infinite values"
+        elif reply.client in own and _entry_shapes(own[reply.client]) != model:
+            why = "it received a model with other names or shapes than the global one"
+        elif reply.client in own and not own[reply.client].is_stored:
+            why = _MODEL_LEFT_OUT
         usable[reply.client] = why
     return usable
+
+
+def _entry_shapes(entry: ArraysEntry | None) -> dict[str, list[int]]:
+    return {} if entry is None else {name: t.shape for name, t in entry.tensors.items()}

@@ -21,11 +21,17 @@ from safetensors import SafetensorError
 
 from fl_audit.errors import TraceError, clean_text
 from fl_audit.files import Arrays, arrays_bytes, private_directory, sha256_file
-from fl_audit.trace.index import ArraysEntry, ReplyEntry, RoundIndex, plain_metric
+from fl_audit.trace.index import (
+    ArraysEntry,
+    ReplyEntry,
+    RoundIndex,
+    SentEntry,
+    plain_metric,
+)
 from fl_audit.trace.index_writer import IndexWriter
-from fl_audit.trace.layout import arrays_file, index_file, round_directory
+from fl_audit.trace.layout import SentTo, arrays_file, index_file, round_directory
 from fl_audit.trace.policy import RecordingPolicy
-from fl_audit.trace.replay import Part, check_replay, check_replies
+from fl_audit.trace.replay import Part, check_replay, check_replies, check_sent
 from fl_audit.trace.reply import (
     UNSTORABLE,
     Reply,
@@ -60,6 +66,7 @@ class TraceWriter:
         self._index = IndexWriter(directory, self._recorded)
         self._latest: RoundIndex | None = None  # the last round with an aggregate
         self._model: dict[str, tuple[int, ...]] = {}  # shapes of what was sent out
+        self._own: dict[int, dict[str, tuple[int, ...]]] = {}  # to clients with another model
         self._faults: list[str] = []
         self._store = ArrayStore(self.policy.max_megabytes)
         self._failure: OSError | None = None
@@ -71,8 +78,20 @@ class TraceWriter:
         """Whether clients' arrays are no longer stored, because the policy's cap is reached."""
         return self._store.is_full
 
-    def begin_round(self, server_round: int, broadcast: Arrays, sampled: Sequence[int]) -> None:
+    def begin_round(
+        self,
+        server_round: int,
+        broadcast: Arrays,
+        sampled: Sequence[int],
+        sent: Mapping[int, Arrays] | None = None,
+    ) -> None:
         """Write the model that goes out, and to whom.
+
+        Args:
+            server_round: Round number, from 1.
+            broadcast: The global model.
+            sampled: Clients that were sent a model.
+            sent: Client: what it received, for those that received another model.
 
         Raises:
             TraceError: If the round was recorded before, by another run.
@@ -92,10 +111,18 @@ class TraceWriter:
                 "Record every run in a directory of its own.",
             )
         private_directory(round_directory(self.directory, server_round))
-        self._model = {name: array.shape for name, array in broadcast.items()}
+        self._model = _shapes(broadcast)
+        self._own = {client: _shapes(arrays) for client, arrays in (sent or {}).items()}
         entry = self._broadcast(server_round, broadcast)
+        own = self._sent(server_round, sent or {})
         self._index.save(
-            RoundIndex(round=server_round, state="sent", sampled=list(sampled), broadcast=entry)
+            RoundIndex(
+                round=server_round,
+                state="sent",
+                sampled=list(sampled),
+                broadcast=entry,
+                sent=own,
+            )
         )
         self._raise_failure()
 
@@ -125,7 +152,7 @@ class TraceWriter:
             f"client {reply.client} {line}"
             for reply, entry in zip(replies, entries, strict=True)
             if entry.error_code is None
-            for line in faults(reply, self._model)
+            for line in faults(reply, self._own.get(reply.client, self._model))
         ]
         with self._later():
             self._index.update(server_round, state="replied", replies=entries)
@@ -219,6 +246,34 @@ class TraceWriter:
                     return _stored(entry, path)
         return entry
 
+    def _sent(self, server_round: int, sent: Mapping[int, Arrays]) -> list[SentEntry]:
+        """Models of single clients: kept, and limited, as their replies are."""
+        if self.policy.record == "none":
+            return []
+        entries = {}
+        for client in sorted(sent):
+            tensors = describe(sent[client])
+            arrays = ArraysEntry(tensors=tensors, file_sha256=None, is_stored=False)
+            entries[client] = SentEntry(client=client, arrays=arrays)
+        check_sent(self._recorded.get(server_round), list(entries.values()))
+        stored: list[SentEntry] = []
+        for client, entry in entries.items():
+            if not self.policy.keeps_reply(server_round, client):
+                continue
+            same = next((s for s in stored if s.arrays.tensors == entry.arrays.tensors), None)
+            if same is not None:
+                arrays = entry.arrays.model_copy(update={"is_stored": True})
+                update = {"arrays": arrays, "same_as_client": same.client}
+                entries[client] = entry.model_copy(update=update)
+                continue
+            path = arrays_file(self.directory, server_round, SentTo(client))
+            with self._later():
+                if not self._store.is_full and self._store.keep(path, arrays_bytes(sent[client])):
+                    arrays = _stored(entry.arrays, path)
+                    entries[client] = entry.model_copy(update={"arrays": arrays})
+                    stored.append(entries[client])
+        return list(entries.values())
+
     def _aggregate(self, server_round: int, arrays: Arrays) -> ArraysEntry:
         entry = ArraysEntry(tensors=describe(arrays), file_sha256=None, is_stored=False)
         self._checked(server_round, "aggregate", entry)
@@ -300,6 +355,10 @@ class TraceWriter:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+
+
+def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in arrays.items()}
 
 
 def _stored(entry: ArraysEntry, path: Path) -> ArraysEntry:

@@ -10,6 +10,7 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_sample_images
 from simulations.data.dataset import Dataset, make_dataset
 
 _TILE = 32  # pixels
+_PERSONAS_SEED = 22_063_317
 _SKIMAGE_PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")  # all bundled, none fetched
 
 
@@ -38,6 +39,26 @@ def faces() -> Dataset:
     patches = skimage.data.lfw_subset()  # type: ignore[no-untyped-call]
     labels = (np.arange(len(patches)) < len(patches) // 2).astype(np.int64)
     return make_dataset("faces", patches[:, None], labels, 2)
+
+
+def personas() -> Dataset:
+    """Synthetic: 400 made-up persons with 12 records each, 16 measurements in [0, 1], 5 classes.
+
+    For games about persons (`game.unit = "user"`). Everything is drawn from one fixed seed and
+    belongs to nobody. A record is the mean of its class, plus the offset that all records of its
+    person have (the person's style), plus noise; the styles differ three times as much as the
+    classes do.
+    """
+    rng = np.random.default_rng(_PERSONAS_SEED)
+    persons, each, width, classes = 400, 12, 16, 5
+    means = rng.normal(size=(classes, width))
+    style = 3.0 * rng.normal(size=(persons, 1, width))
+    labels = rng.integers(classes, size=(persons, each))
+    noise = 0.3 * rng.normal(size=(persons, each, width))
+    flat = (means[labels] + style + noise).reshape(-1, width)
+    low, high = flat.min(axis=0), flat.max(axis=0)
+    users = np.repeat(np.arange(persons), each)
+    return make_dataset("personas", (flat - low) / (high - low), labels.ravel(), 5, users=users)
 
 
 def photographs() -> list[NDArray[np.uint8]]:

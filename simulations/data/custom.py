@@ -16,8 +16,9 @@ from simulations.data.dataset import Dataset, make_dataset
 def load_custom(path: str, settings: Mapping[str, Any]) -> Dataset:
     """Call a user's function and take what it returns.
 
-    It may return (inputs, labels) as numpy arrays or torch tensors, a torch `Dataset` of
-    (input, label) pairs, or a Hugging Face `Dataset` with columns "input" and "label".
+    It may return (inputs, labels) or (inputs, labels, users) as numpy arrays or torch tensors, a
+    torch `Dataset` of (input, label) pairs, or a Hugging Face `Dataset` with columns "input" and
+    "label" and, where it is known whose each record is, "user".
 
     Raises:
         InputError: If the function cannot be imported, raises, or returns something else.
@@ -32,22 +33,29 @@ def load_custom(path: str, settings: Mapping[str, Any]) -> Dataset:
             f"the function raised {type(error).__name__}: {error}",
             "Mend the function, or its settings in data.settings.",
         ) from error
-    inputs, labels = _arrays(path, found)
-    return make_dataset(path, inputs, labels, None)
+    inputs, labels, users = _arrays(path, found)
+    return make_dataset(path, inputs, labels, None, users=users)
 
 
-def _arrays(path: str, found: Any) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    if isinstance(found, tuple) and len(found) == 2:
-        return _array(found[0]), _array(found[1])
+_Array = NDArray[np.generic]
+
+
+def _arrays(path: str, found: Any) -> tuple[_Array, _Array, _Array | None]:
+    """Inputs, labels, and whose each record is, where that is given."""
+    if isinstance(found, tuple) and len(found) in (2, 3):
+        arrays = [_array(values) for values in found]
+        return arrays[0], arrays[1], arrays[2] if len(arrays) == 3 else None
     if hasattr(found, "with_format"):  # Hugging Face
         table = found.with_format("numpy")
         if {"input", "label"} <= set(table.column_names):
-            return np.asarray(table["input"][:]), np.asarray(table["label"][:])
+            whose = np.asarray(table["user"][:]) if "user" in table.column_names else None
+            return np.asarray(table["input"][:]), np.asarray(table["label"][:]), whose
         raise _wrong(path, f"a table with columns {table.column_names}")
     if hasattr(found, "__len__") and hasattr(found, "__getitem__"):
         pairs = [found[row] for row in range(len(found))]
         if pairs and all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
-            return np.stack([_array(x) for x, _ in pairs]), np.asarray([int(y) for _, y in pairs])
+            stacked = np.stack([_array(x) for x, _ in pairs])
+            return stacked, np.asarray([int(y) for _, y in pairs]), None
     raise _wrong(path, type(found).__name__)
 
 
@@ -60,6 +68,6 @@ def _wrong(path: str, what: str) -> InputError:
         "data.name",
         path,
         f"the function returned {what}",
-        "Return (inputs, labels), a torch Dataset of such pairs, or a Hugging Face Dataset with "
-        "columns 'input' and 'label'.",
+        "Return (inputs, labels) or (inputs, labels, users), a torch Dataset of (input, label) "
+        "pairs, or a Hugging Face Dataset with columns 'input', 'label' and perhaps 'user'.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,15 @@ class Dataset:
     """Labelled records.
 
     Inputs are float32: images (channels, height, width) in [0, 1], rows of a table as they come.
+
+    Attributes:
+        users: Person that each record belongs to, numbered from 0, shape (n,); None if the data
+            does not say.
     """
 
     records: Records
     num_classes: int
+    users: NDArray[np.int64] | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -28,9 +34,17 @@ class Dataset:
 
 
 def make_dataset(
-    name: str, inputs: NDArray[np.generic], labels: NDArray[np.generic], num_classes: int | None
+    name: str,
+    inputs: NDArray[np.generic],
+    labels: NDArray[np.generic],
+    num_classes: int | None,
+    *,
+    users: NDArray[Any] | None = None,
 ) -> Dataset:
     """Check arrays from outside and make a data set of them.
+
+    Args:
+        users: Whose each record is: numbers or words, shape (n,).
 
     Raises:
         InputError: If lengths differ, inputs are not finite numbers, or labels are no classes.
@@ -74,7 +88,21 @@ def make_dataset(
             "Mend the labels or the class names.",
         )
     records = Records(np.arange(len(labels)), values, labels.astype(np.int64))
-    return Dataset(records, classes)
+    return Dataset(records, classes, None if users is None else _numbered(name, users, len(labels)))
+
+
+def _numbered(name: str, users: NDArray[Any], expected: int) -> NDArray[np.int64]:
+    """Persons as numbers from 0, in the order of their names."""
+    bad = users.shape != (expected,) or users.dtype.kind not in "biuUSO"
+    if bad or any(user is None for user in users.tolist()):
+        raise InputError(
+            f"users of data {name!r}",
+            (users.dtype.str, users.shape),
+            f"must say whose each of the {expected} records is, in numbers or words",
+            "Give one user per record, none of them missing.",
+        )
+    values = users.astype(str) if users.dtype.kind == "O" else users
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
 
 
 def spread(available: int, limit: int) -> NDArray[np.int64]:

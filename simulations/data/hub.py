@@ -24,6 +24,7 @@ def load_hub(
     split: str = "train",
     input_column: str | None = None,
     label_column: str | None = None,
+    user_column: str | None = None,
     limit: int | None = None,
 ) -> Dataset:
     """Load a data set as `datasets.load_dataset` reads it.
@@ -34,6 +35,7 @@ def load_hub(
         input_column: The image column; by default the only image column, or, for a table, all
             numeric columns but the label.
         label_column: The class column; by default one named like a label.
+        user_column: The column that says whose each record is, for games about persons.
         limit: Read at most so many records, spread evenly over the split.
 
     Raises:
@@ -42,7 +44,10 @@ def load_hub(
     """
     table = _load(name, split)
     label = _label_column(name, table, label_column)
-    inputs = _input_columns(name, table, label, input_column)
+    user = None
+    if user_column is not None:
+        user = _existing(name, user_column, list(table.features), "data.user_column")
+    inputs = [c for c in _input_columns(name, table, label, input_column) if c != user]
     rows = np.arange(len(table))
     if limit is not None and limit < len(table):
         rows = spread(len(table), limit)
@@ -53,7 +58,8 @@ def load_hub(
     else:
         columns = [np.asarray(table.with_format("numpy")[c]) for c in inputs]
         values = np.column_stack(columns)
-    return make_dataset(name, values, labels, num_classes)
+    users = None if user is None else np.asarray(table[user][:])
+    return make_dataset(name, values, labels, num_classes, users=users)
 
 
 def _load(name: str, split: str) -> Any:

@@ -14,6 +14,7 @@ BUILT_IN = {
     "breast-cancer": "breast_cancer",
     "tiles": "tiles",
     "faces": "faces",
+    "personas": "personas",
 }
 
 
@@ -29,7 +30,7 @@ def load_dataset(data: Data) -> Dataset:
     if ":" in data.name:
         from simulations.data.custom import load_custom
 
-        _refuse(data, "split", "input_column", "label_column")
+        _refuse(data, "split", "input_column", "label_column", "user_column")
         return _limited(load_custom(data.name, data.settings), data.limit)
     if "/" in data.name:
         from simulations.data.hub import load_hub
@@ -40,11 +41,12 @@ def load_dataset(data: Data) -> Dataset:
             split=data.split,
             input_column=data.input_column,
             label_column=data.label_column,
+            user_column=data.user_column,
             limit=data.limit,
         )
     if data.name not in BUILT_IN:
         raise UnknownNameError("data set", data.name, [*BUILT_IN, "./folder", "hub/name", "m:f"])
-    _refuse(data, "split", "input_column", "label_column", "settings")
+    _refuse(data, "split", "input_column", "label_column", "user_column", "settings")
     function: Callable[[], Dataset] = getattr(
         import_module("simulations.data.builtin"), BUILT_IN[data.name]
     )
@@ -55,7 +57,8 @@ def _limited(dataset: Dataset, limit: int | None) -> Dataset:
     if limit is None or limit >= len(dataset.records):
         return dataset
     rows = spread(len(dataset.records), limit)
-    return Dataset(dataset.records.take(rows), dataset.num_classes)
+    users = None if dataset.users is None else dataset.users[rows]
+    return Dataset(dataset.records.take(rows), dataset.num_classes, users)
 
 
 def _refuse(data: Data, *keys: str) -> None:

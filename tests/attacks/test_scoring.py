@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from attacks.scoring import PSNR_CAP, membership_metrics, psnr, score
+from attacks.member_scoring import membership_metrics
+from attacks.scoring import PSNR_CAP, psnr, score
 from fl_audit.attack_spec import MembershipScores, Reconstruction, Reconstructions
 from fl_audit.errors import InputError
 from fl_audit.game import GameRules, GameTruth, MembershipGame, Target

@@ -1,0 +1,280 @@
+"""Attribute inference: one input value of a record is unknown; the updates tell which fits.
+
+For each hypothesis the record is completed, and the update of its client is compared with the
+completed record's gradient, or the loss is taken at the model sent back. The hypothesis that fits
+best wins, once what every record says for it has been taken off (the mean over auxiliary records).
+Beside it always stands an imputer that saw no model: beating chance is nothing, beating it is a
+leak. The runner takes the value out of the candidates before this attack gets them.
+
+References:
+    "An efficient gradient-based inference attack for federated learning", arXiv 2512.15143, whose
+    gradient responses under alternative attribute hypotheses these are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from attacks.candidates import require_candidates
+from attacks.federated.answers import RoundSettings, answer, average
+from attacks.federated.imputer import Kind, impute
+from attacks.federated.rounds import alignments, losses
+from fl_audit.attack_spec import AttackInput, AttackSpec
+from fl_audit.errors import InputError
+from fl_audit.estimates import AttributeGuesses
+from fl_audit.records import Records
+from fl_audit.threat_model import Knowledge, Observation
+from fl_audit.trace import TraceView
+
+Signal = Literal["loss", "cosine"]
+Values = NDArray[np.float64]
+_WEIGHTS = np.arange(0, 6.01, 0.25)
+_SHARES = np.arange(0.1, 1.01, 0.1)
+MASKED = 0.0  # what stands where the value was
+
+
+class AttributeSettings(RoundSettings):
+    """Which value is unknown, and what speaks for a hypothesis about it."""
+
+    attribute: int = Field(default=0, ge=0)
+    """Place of the value in the flattened input, from 0."""
+    num_values: int = Field(default=4, ge=2)
+    """Quantile bins of the auxiliary records; their distinct values, if there are no more."""
+    signal: Signal = "cosine"
+    """"cosine" of update and gradient, or minus the "loss" at the model sent back."""
+    weight: float | None = Field(default=None, ge=0)
+    """How far the true value stands out in the updates, in standard deviations; fitted without
+    the truth if it is not given."""
+    imputer: Kind = "best"
+    """"logistic", "boosting", or the "best" in cross-validation on the auxiliary records."""
+
+
+def mask(settings: AttributeSettings, records: Records) -> Records:
+    """The records with the value taken out.
+
+    Raises:
+        InputError: If the input has no such value.
+    """
+    return _with_value(records, settings.attribute, MASKED)
+
+
+def bins_of(values: NDArray[np.generic], num_values: int) -> tuple[Values, Values]:
+    """Bins of an attribute: its distinct values if there are few, else quantiles.
+
+    Args:
+        values: The attribute in the auxiliary records, shape (n,).
+
+    Returns:
+        (inner edges, shape (v - 1,); a value that stands for each bin, shape (v,)).
+
+    Raises:
+        InputError: If all values are one.
+    """
+    known = np.asarray(values, dtype=np.float64)
+    distinct = np.unique(known)
+    if len(distinct) == 1:
+        raise InputError(
+            "attribute",
+            distinct.tolist(),
+            "the auxiliary records all have one value, so there is nothing to guess",
+            "Choose another attribute, or give more auxiliary records.",
+        )
+    if len(distinct) <= num_values:
+        return (distinct[1:] + distinct[:-1]) / 2, distinct
+    edges = np.unique(np.quantile(known, np.arange(1, num_values) / num_values))
+    edges = edges[edges > distinct[0]]
+    if not len(edges):  # more than the share of a bin below have the smallest value
+        edges = distinct[1:2]
+    place = np.searchsorted(edges, known, side="right")
+    return edges, np.array([np.median(known[place == b]) for b in range(len(edges) + 1)])
+
+
+def attribute_scores(
+    view: TraceView,
+    records: Records,
+    values: Values,
+    *,
+    attribute: int,
+    asked: NDArray[np.int64] | None = None,
+    signal: Signal = "cosine",
+    rounds: Sequence[int] | None = None,
+    device: str = "cpu",
+) -> Values:
+    """How well each hypothesis fits the updates, averaged over rounds, shape (n, v).
+
+    Args:
+        records: n records; what stands at `attribute` is not looked at.
+        values: Hypotheses, shape (v,).
+        asked: Client in question for each record, shape (n,); None: the client it fits best.
+
+    Returns:
+        Cosines, or nats; higher = fits better.
+    """
+    whole = Records.concatenate([_with_value(records, attribute, float(v)) for v in values])
+    if signal == "cosine":
+        found = average(
+            (a.round, a.clients, a.cosines())
+            for a in alignments(view, whole, rounds=rounds, device=device)
+        )
+    else:
+        found = average(
+            (number, clients, -value)
+            for number, clients, value in losses(view, whole, rounds=rounds, device=device)
+        )
+    everyone = None if asked is None else np.tile(asked, len(values))
+    return answer(found.clients, found.means, everyone).reshape(len(values), len(records)).T
+
+
+def attribute_inference(
+    view: TraceView,
+    candidates: Records,
+    auxiliary: Records,
+    settings: AttributeSettings,
+    *,
+    asked: NDArray[np.int64] | None = None,
+    seed: int,
+    device: str = "cpu",
+) -> AttributeGuesses:
+    """Guesses of one unknown value: from updates, from an imputer, and from both.
+
+    Raises:
+        ObservationError: If the view does not grant each client's updates.
+        InputError: If there is no such value, it never varies, or no update is usable.
+    """
+    attribute = settings.attribute
+    known = _flat(auxiliary, attribute)[:, attribute]
+    edges, values = bins_of(known, settings.num_values)
+    bins = np.searchsorted(edges, known, side="right")
+    both = Records.concatenate([candidates, auxiliary])
+    if asked is not None:  # of auxiliary records no client is asked; any will do to set the scale
+        asked = np.concatenate([asked, np.resize(asked, len(auxiliary))])
+    raw = attribute_scores(
+        view,
+        both,
+        values,
+        attribute=attribute,
+        asked=asked,
+        signal=settings.signal,
+        rounds=settings.rounds,
+        device=device,
+    )
+    scores = _calibrated(raw, len(candidates))
+    prior = impute(
+        auxiliary,
+        bins,
+        candidates,
+        attribute=attribute,
+        num_bins=len(values),
+        kind=settings.imputer,
+        seed=seed,
+    )
+    combined, weight, share = combine(prior, scores, settings.weight)
+    return AttributeGuesses(
+        attribute,
+        edges,
+        scores,
+        update=scores.argmax(axis=1),
+        imputed=prior.argmax(axis=1),
+        combined=combined.argmax(axis=1),
+        notes=(
+            *view.unusable,
+            f"The updates' evidence: {weight:.3g} standard deviations for the true value, of "
+            f"{share:.3g} of the records (fitted without the truth).",
+        ),
+    )
+
+
+def combine(
+    prior: Values, scores: Values, weight: float | None = None
+) -> tuple[Values, float, float]:
+    """Posterior of each hypothesis from the imputer's prior and the updates' evidence.
+
+    Of a share m of the records the updates say something: there the score of the true hypothesis
+    is Gaussian with mean w, and elsewhere all scores have mean 0. So the posterior of hypothesis h
+    goes as p_h (1 - m + m exp(w z_h - w^2 / 2)). m, and w unless it is given, are those that make
+    the scores most likely when hidden values follow the imputer: no truth goes into them.
+
+    Args:
+        prior: The imputer's probabilities, shape (n, v).
+        scores: Evidence z, standardised on records that nobody trained on, shape (n, v).
+        weight: w, at least 0; None: fitted.
+
+    Returns:
+        (posterior up to a factor of each row, shape (n, v); w; m).
+    """
+    prior = np.clip(prior, 1e-6, None)
+    best, found = -np.inf, (0.0, 0.0)
+    for w in _WEIGHTS if weight is None else (weight,):
+        likely = (prior * np.exp(np.minimum(w * scores - w * w / 2, 500))).sum(axis=1)
+        for share in _SHARES:
+            value = float(np.log(prior.sum(axis=1) * (1 - share) + share * likely).sum())
+            if value > best:
+                best, found = value, (float(w), float(share))
+    w, share = found
+    posterior = prior * (1 - share + share * np.exp(np.minimum(w * scores - w * w / 2, 500)))
+    return posterior, w, share
+
+
+def _calibrated(raw: Values, num: int) -> Values:
+    """Scores of the first `num` rows less each hypothesis' mean over the rest, in their spread."""
+    centred = raw - raw.mean(axis=1, keepdims=True)  # what speaks for the record at all
+    rest = centred[num:]
+    spread = float((rest - rest.mean(axis=0)).std())
+    scores: Values = (centred[:num] - rest.mean(axis=0)) / (spread if spread > 0 else 1.0)
+    return scores
+
+
+def _with_value(records: Records, attribute: int, value: float) -> Records:
+    flat = _flat(records, attribute).copy()
+    flat[:, attribute] = value
+    inputs = flat.reshape(len(records), *records.input_shape)
+    return Records(records.ids, inputs, records.labels, records.targets)
+
+
+def _flat(records: Records, attribute: int) -> NDArray[np.float32]:
+    flat = records.inputs[:].reshape(len(records), -1)
+    if not 0 <= attribute < flat.shape[1]:
+        raise InputError(
+            "attribute",
+            attribute,
+            f"an input has {flat.shape[1]} values, numbered from 0",
+            "Give the place of the value in the flattened input.",
+        )
+    return flat
+
+
+def _run(given: AttackInput) -> AttributeGuesses:
+    if given.auxiliary is None or len(given.auxiliary) == 0:
+        raise InputError(
+            "auxiliary",
+            None,
+            "complete records like the candidates are needed to impute from",
+            "Set game.auxiliary, and let the threat model know auxiliary-data.",
+        )
+    return attribute_inference(
+        given.view,
+        require_candidates(given),
+        given.auxiliary,
+        given.settings,
+        asked=given.asked,
+        seed=int(given.rng.integers(2**31)),
+        device=given.device,
+    )
+
+
+ATTACK = AttackSpec(
+    name="attribute_inference",
+    kind="estimate",
+    requires=Observation.CLIENT_UPDATES | Observation.GLOBAL_MODEL,
+    knows=Knowledge.LABELS | Knowledge.AUXILIARY_DATA,
+    run=_run,
+    reference="https://arxiv.org/abs/2512.15143",
+    summary="Of all values that a record's unknown field may have, the true one fits the update",
+    settings=AttributeSettings,
+    masks=mask,
+)
