@@ -33,6 +33,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/growth.py
 	$(BIN)/python tests/benchmarks/recorder.py
 	$(BIN)/python tests/benchmarks/reading.py
+	$(BIN)/python tests/benchmarks/passive.py
 
 build: $(STAMP)
 	$(BIN)/python -m build

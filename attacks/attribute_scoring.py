@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.paired import paired_gain
+from attacks.paired import by_group, paired_gain
 from fl_audit.errors import InputError
 from fl_audit.estimates import AttributeGuesses
 from fl_audit.game import GameTruth, MembershipGame
@@ -59,6 +59,11 @@ def score_attribute(
         "accuracy": proportion(int(imputed.sum()), int(members.sum())),
         "accuracy_of_update_alone": proportion(int(imputed.sum()), int(members.sum())),
     }
+    width = game.rules.non_members_per_member + 1
+    alone = right["update"]
+    sides = [by_group(alone, side, width) for side in (members, others)]
+    if others.any() and len(sides[0]) > 1:
+        fields["metrics"]["update_alone_gain_over_non_members"] = paired_gain(*sides)
     if "gain_over_imputer" in fields["metrics"]:
         fields["chance"] = {"gain_over_imputer": 0.0}
     sizes = np.bincount(true[members], minlength=output.scores.shape[1])
@@ -84,4 +89,5 @@ def _figures(right: dict[str, NDArray[np.bool_]], chosen: NDArray[np.bool_]) -> 
         "accuracy": proportion(int(own["combined"].sum()), len(own["combined"])),
         "accuracy_of_update_alone": proportion(int(own["update"].sum()), len(own["update"])),
         "gain_over_imputer": paired_gain(own["combined"], own["imputed"]),
+        "update_alone_gain_over_imputer": paired_gain(own["update"], own["imputed"]),
     }

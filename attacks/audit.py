@@ -173,7 +173,7 @@ def audit_trace(
             progress(request.label, number, len(requests))
         run = Runner(request, view, auxiliary, seed, device, labs, rehearse)
         played = (model_game, model_truth) if request.spec.is_on_model else (game, truth)
-        kept_only = Observation.CLIENT_UPDATES in request.spec.requires
+        kept_only = Observation.CLIENT_UPDATES in request.spec.sees(threat_model)
         counted = _who_counts(game, truth, trace, up_to=up_to, kept_only=kept_only)
         result = run(*played, *counted, None if truth is None else partial(in_round, kept_only))
         results.append(result)

@@ -45,3 +45,13 @@ def paired_gain(
         confidence=confidence,
         n=len(apart),
     )
+
+
+def by_group(
+    is_right: NDArray[np.bool_], chosen: NDArray[np.bool_], width: int
+) -> NDArray[np.float64]:
+    """Share of right guesses among a group's chosen records; groups without one are left out."""
+    right = (is_right & chosen).reshape(-1, width).sum(axis=1)
+    count = chosen.reshape(-1, width).sum(axis=1)
+    result: NDArray[np.float64] = right[count > 0] / count[count > 0]
+    return result

@@ -279,7 +279,7 @@ class Runner:
             "attack": spec.name,
             "seed": self.seed,
             "settings": self.request.settings.model_dump(mode="json"),
-            "requires": flag_names(spec.requires),
+            "requires": flag_names(spec.sees(self.view.threat_model)),
             "knows": flag_names(self.request.knows),
             "reference": spec.reference,
             "summary": spec.summary,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.paired import paired_gain
+from attacks.paired import by_group, paired_gain
 from fl_audit.errors import InputError
 from fl_audit.estimates import Clients, SourceScores, Values
 from fl_audit.game import GameTruth, MembershipGame
@@ -67,8 +67,8 @@ def score_source(
     fields["chance"] = {"accuracy": 1 / len(clients), "gain_over_non_members": 0.0}
     fields["refused"] = {}
     if others.any():
-        fields["null"] = {"accuracy": share_ci(_by_group(is_right, others, width))}
-        gain = paired_gain(_by_group(is_right, members, width), _by_group(is_right, others, width))
+        fields["null"] = {"accuracy": share_ci(by_group(is_right, others, width))}
+        gain = paired_gain(by_group(is_right, members, width), by_group(is_right, others, width))
         fields["metrics"]["gain_over_non_members"] = gain
     else:
         del fields["chance"]["gain_over_non_members"]
@@ -80,16 +80,6 @@ def score_source(
         "them: what the classes of its data alone give away."
     ]
     return fields, table
-
-
-def _by_group(
-    is_right: NDArray[np.bool_], chosen: NDArray[np.bool_], width: int
-) -> NDArray[np.float64]:
-    """Share of right guesses among a group's chosen records; groups without one are left out."""
-    right = (is_right & chosen).reshape(-1, width).sum(axis=1)
-    count = chosen.reshape(-1, width).sum(axis=1)
-    result: NDArray[np.float64] = right[count > 0] / count[count > 0]
-    return result
 
 
 def _source_timeline(

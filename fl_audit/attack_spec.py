@@ -13,7 +13,14 @@ from pydantic import BaseModel, ConfigDict
 from fl_audit.errors import InputError
 from fl_audit.estimates import EstimateOutput
 from fl_audit.records import Records
-from fl_audit.threat_model import NOTHING_KNOWN, Activity, Knowledge, Observation
+from fl_audit.threat_model import (
+    NOTHING_KNOWN,
+    NOTHING_SEEN,
+    Activity,
+    Knowledge,
+    Observation,
+    ThreatModel,
+)
 from fl_audit.trace.view import TraceView
 
 Kind = Literal["membership", "estimate", "reconstruction", "synthetic"]
@@ -115,6 +122,7 @@ class AttackSpec:
         name: Registry name, `snake_case`.
         kind: What it gives back.
         requires: What its adversary must see.
+        prefers: What it uses besides where the threat model grants it.
         knows: What its adversary must know.
         run: Pure function from what it is given to what it found.
         reference: Where the method comes from (URL or citation).
@@ -134,10 +142,15 @@ class AttackSpec:
     reference: str
     summary: str
     knows: Knowledge = NOTHING_KNOWN
+    prefers: Observation = NOTHING_SEEN
     settings: type[AttackSettings] = AttackSettings
     activity: Activity = "honest-but-curious"
     most_calibration: int = 2000
     masks: Callable[[Any, Records], Records] | None = None
+
+    def sees(self, threat_model: ThreatModel) -> Observation:
+        """What it uses under a threat model that grants what it requires."""
+        return self.requires | (self.prefers & ~threat_model.missing(self.prefers))
 
     @property
     def is_on_model(self) -> bool:

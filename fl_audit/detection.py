@@ -35,7 +35,7 @@ class DetectionFinding(Record):
     what: Text = Field(description="Where, how much, against what limit")
     value: float = Field(
         description="models-differ: number of models; identical-rows: rows; row-out-of-scale: "
-        "multiples of the layer's median; loss-jump: nats above the last rounds"
+        "multiples of the usual size; loss-jump: nats above the last rounds"
     )
 
 

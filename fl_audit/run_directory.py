@@ -98,6 +98,9 @@ class RunManifest(Record):
     threat_model: ThreatModelRecord
     strategy: dict[str, JsonValue]
     defence: dict[str, JsonValue] = Field(description="As configured; not a verdict")
+    adversary: dict[str, JsonValue] = Field(
+        default_factory=dict, description="What an active adversary does; empty if there is none"
+    )
     model: ModelSpec | None = None
     local_training: LocalTrainings | None = None
     recording: RecordingPolicy = RecordingPolicy()

@@ -72,9 +72,7 @@ def client_behaviour(adversary: AdversaryTable) -> Behaviour | None:
         ) from error
 
 
-def check_malicious_clients(
-    scenario: Scenario, population: Population, model: ModelSpec
-) -> None:
+def check_malicious_clients(scenario: Scenario, population: Population, model: ModelSpec) -> None:
     """Refuse what malicious clients cannot do, before the first round.
 
     Raises:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, get_args
 
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
+from pydantic import JsonValue
 
 from attacks.audit import audit_run, not_tested
 from attacks.devices import choose_device
@@ -38,7 +39,7 @@ from simulations.population import Population
 from simulations.prototypes import save_prototypes
 from simulations.quiet import quiet_flower
 from simulations.rehearsals import rehearser_of
-from simulations.scenario import Scenario, dump_scenario, load_scenario
+from simulations.scenario import AdversaryTable, Scenario, dump_scenario, load_scenario
 from simulations.server_app import make_server_app
 from simulations.shadows import shadow_trainer
 from simulations.truth import candidate_uses, reconstruction_targets
@@ -225,6 +226,7 @@ def _prepare(scenario: Scenario, engine: Engine) -> tuple[Population, RunManifes
         threat_model=ThreatModelRecord.of(scenario.threat_model.model()),
         strategy=scenario.strategy.model_dump(mode="json"),
         defence=scenario.defence.model_dump(mode="json"),
+        adversary=_behaviour(scenario.adversary),
         model=spec,
         local_training=local_trainings(scenario),
         recording=scenario.recording,
@@ -241,6 +243,14 @@ def _prepare(scenario: Scenario, engine: Engine) -> tuple[Population, RunManifes
         },
     )
     return population, manifest
+
+
+def _behaviour(adversary: AdversaryTable) -> dict[str, JsonValue]:
+    """What an active adversary does, for run.json; empty if there is none."""
+    if adversary.name == "none":
+        return {}
+    of_clients = set() if adversary.clients else {"clients", "position"}
+    return adversary.model_dump(mode="json", exclude=of_clients)
 
 
 def _run_federation(

@@ -45,8 +45,33 @@ def memorising_run(run_tables: Callable[..., Path]) -> Path:
         "memorising",
         federation={"rounds": 8},
         data={"random_labels": True},
+        game={"question": "client"},
         training={"local_epochs": 30},
         audit={"attacks": MEMBERSHIP},
+    )
+
+
+@pytest.fixture(scope="session")
+def ascent_run(run_tables: Callable[..., Path]) -> Path:
+    """A malicious server climbs the loss of the targets that each client is asked about."""
+    return run_tables(
+        "ascent",
+        game={"question": "client"},
+        threat_model={"preset": "malicious-server"},
+        adversary={"name": "gradient_ascent"},
+        audit={"attacks": ["ascent_response"]},
+    )
+
+
+@pytest.fixture(scope="session")
+def trap_run(run_tables: Callable[..., Path]) -> Path:
+    """A malicious server sets traps for the targets that each client is asked about."""
+    return run_tables(
+        "trap",
+        game={"question": "client"},
+        threat_model={"preset": "malicious-server"},
+        adversary={"name": "relu_trap"},
+        audit={"attacks": ["relu_trap"]},
     )
 
 
@@ -58,4 +83,30 @@ def fedsgd_run(run_tables: Callable[..., Path]) -> Path:
         federation={"rounds": 10},
         training={"algorithm": "fedsgd", "batch_size": 1},
         audit={"attacks": ["linear_inversion", "label_counts"]},
+    )
+
+
+@pytest.fixture(scope="session")
+def text_run(run_tables: Callable[..., Path]) -> Path:
+    """The standard federation on sequences of tokens, with an embedding in front."""
+    return run_tables(
+        "text",
+        federation={"rounds": 2},
+        data={"name": "tests.text_federation:sequences"},
+        model={"name": "tests.text_federation:mean_of_embeddings"},
+        audit={"attacks": ["embedding_rows"]},
+    )
+
+
+@pytest.fixture(scope="session")
+def client_ascent_run(run_tables: Callable[..., Path]) -> Path:
+    """Strong memorisation, with a client that climbs the loss of all targets each round."""
+    return run_tables(
+        "client-ascent",
+        federation={"rounds": 8},
+        data={"random_labels": True},
+        training={"local_epochs": 30},
+        game={"clients": [1, 2, 3, 4]},
+        threat_model={"preset": "malicious-client"},
+        adversary={"name": "gradient_ascent", "clients": [0]},
     )

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attacks.federated.rounds import check_labels
+from attacks.federated.gradients import check_labels
 from fl_audit.errors import InputError
 from fl_audit.files import Arrays
 from fl_audit.records import Records

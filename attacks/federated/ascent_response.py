@@ -63,9 +63,9 @@ def _drops(
             received = record_losses(module, model, candidates, device=device)
             before |= dict.fromkeys(group, received)
         drops = loss_drop(np.stack([before[client] for client in clients]), back)
-        kept = np.isfinite(drops).all(axis=1)
-        if kept.any():
-            yield number, tuple(c for c, k in zip(clients, kept, strict=True) if k), drops[kept]
+        kept = np.flatnonzero(np.isfinite(drops).all(axis=1))
+        if len(kept):
+            yield number, tuple(clients[row] for row in kept), drops[kept]
 
 
 def run(given: AttackInput) -> MembershipScores:

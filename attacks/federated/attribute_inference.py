@@ -33,8 +33,6 @@ from fl_audit.trace import TraceView
 
 Signal = Literal["loss", "cosine"]
 Values = NDArray[np.float64]
-_WEIGHTS = np.arange(0, 6.01, 0.25)
-_SHARES = np.arange(0.1, 1.01, 0.1)
 MASKED = 0.0  # what stands where the value was
 
 
@@ -47,9 +45,8 @@ class AttributeSettings(RoundSettings):
     """Quantile bins of the auxiliary records; their distinct values, if there are no more."""
     signal: Signal = "cosine"
     """"cosine" of update and gradient, or minus the "loss" at the model sent back."""
-    weight: float | None = Field(default=None, ge=0)
-    """How far the true value stands out in the updates, in standard deviations; fitted without
-    the truth if it is not given."""
+    weight: float = Field(default=1.0, ge=0)
+    """Weight of the updates' evidence beside the imputer's: nats a standard deviation."""
     imputer: Kind = "best"
     """"logistic", "boosting", or the "best" in cross-validation on the auxiliary records."""
 
@@ -173,7 +170,7 @@ def attribute_inference(
         kind=settings.imputer,
         seed=seed,
     )
-    combined, weight, share = combine(prior, scores, settings.weight)
+    combined = np.log(np.clip(prior, 1e-6, None)) + settings.weight * scores
     return AttributeGuesses(
         attribute,
         edges,
@@ -181,43 +178,8 @@ def attribute_inference(
         update=scores.argmax(axis=1),
         imputed=prior.argmax(axis=1),
         combined=combined.argmax(axis=1),
-        notes=(
-            *view.unusable,
-            f"The updates' evidence: {weight:.3g} standard deviations for the true value, of "
-            f"{share:.3g} of the records (fitted without the truth).",
-        ),
+        notes=tuple(view.unusable),
     )
-
-
-def combine(
-    prior: Values, scores: Values, weight: float | None = None
-) -> tuple[Values, float, float]:
-    """Posterior of each hypothesis from the imputer's prior and the updates' evidence.
-
-    Of a share m of the records the updates say something: there the score of the true hypothesis
-    is Gaussian with mean w, and elsewhere all scores have mean 0. So the posterior of hypothesis h
-    goes as p_h (1 - m + m exp(w z_h - w^2 / 2)). m, and w unless it is given, are those that make
-    the scores most likely when hidden values follow the imputer: no truth goes into them.
-
-    Args:
-        prior: The imputer's probabilities, shape (n, v).
-        scores: Evidence z, standardised on records that nobody trained on, shape (n, v).
-        weight: w, at least 0; None: fitted.
-
-    Returns:
-        (posterior up to a factor of each row, shape (n, v); w; m).
-    """
-    prior = np.clip(prior, 1e-6, None)
-    best, found = -np.inf, (0.0, 0.0)
-    for w in _WEIGHTS if weight is None else (weight,):
-        likely = (prior * np.exp(np.minimum(w * scores - w * w / 2, 500))).sum(axis=1)
-        for share in _SHARES:
-            value = float(np.log(prior.sum(axis=1) * (1 - share) + share * likely).sum())
-            if value > best:
-                best, found = value, (float(w), float(share))
-    w, share = found
-    posterior = prior * (1 - share + share * np.exp(np.minimum(w * scores - w * w / 2, 500)))
-    return posterior, w, share
 
 
 def _calibrated(raw: Values, num: int) -> Values:

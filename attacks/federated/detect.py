@@ -5,7 +5,8 @@ Three checks, each on what one client has (and one on what clients tell each oth
 - *models differ*: clients of one round received different models. Needs a channel between clients
   that the server does not control: digests that pass through the server prove nothing.
 - *planted rows*: rows of a dense layer that are copies of one another with biases in steps (an
-  imprint of the inputs), or one row whose size is far outside its layer's (a trap for one record).
+  imprint of the inputs), or rows whose norm or bias is far outside their layer's scale (traps for
+  single records).
 - *loss jump*: the received model is suddenly worse on the client's own records.
 
 References:
@@ -30,6 +31,7 @@ from fl_audit.files import Arrays, sha256_array
 
 Check = Literal["models-differ", "identical-rows", "row-out-of-scale", "loss-jump"]
 _MAD = 1.4826  # median absolute deviation -> standard deviation of a Gaussian
+_DEAD = 1e-3  # of the median norm: a row so short measures nothing
 _BLOCK = 1024  # rows of a layer compared at once
 
 
@@ -43,7 +45,7 @@ class Finding:
         client: Partition id of the client that could have seen it.
         what: For a person: where, how much, against what limit.
         value: Size of what was seen, in the check's own unit: models (models-differ), rows
-            (identical-rows), multiples of the layer's median (row-out-of-scale), nats (loss-jump).
+            (identical-rows), multiples of the usual size (row-out-of-scale), nats (loss-jump).
     """
 
     check: Check
@@ -61,8 +63,9 @@ class Limits:
         cosine: Rows at least so parallel are copies.
         rows: So many copies with different biases are an imprint.
         width: Narrower layers are not looked at: short rows are parallel by chance.
-        scale: A row (or bias) so many times the layer's median is out of scale ...
+        scale: A row whose norm is so many times the layer's median is out of scale ...
         deviations: ... if it is also so many robust standard deviations off, on a log scale.
+        bias: A bias so many times the largest that initialisation gives to such a row is.
         memory: Rounds of the past that a loss is compared with.
         rise: A loss jump is a rise above the largest loss of these rounds, in nats, by this ...
         share: ... and by this share of that loss ...
@@ -74,6 +77,7 @@ class Limits:
     width: int = 8
     scale: float = 8.0
     deviations: float = 6.0
+    bias: float = 4.0
     memory: int = 3
     rise: float = 0.1
     share: float = 0.1
@@ -222,7 +226,7 @@ def check_limits(limits: Limits) -> None:
             )
     if not 0 < limits.cosine <= 1:
         raise InputError("limits.cosine", limits.cosine, "must lie in (0, 1]", "Try 0.999.")
-    for name in ("scale", "deviations", "rise", "share", "spread"):
+    for name in ("scale", "deviations", "bias", "rise", "share", "spread"):
         value = getattr(limits, name)
         if not value >= 0:
             raise InputError(f"limits.{name}", value, "must not be negative", "Raise it.")
@@ -282,21 +286,28 @@ def _out_of_scale(
     weight: NDArray[np.float64], bias: NDArray[np.float64] | None, limits: Limits
 ) -> Iterator[tuple[str, float]]:
     """The row, and the bias, that are furthest outside their layer's scale."""
-    sizes = {"norm of row": np.linalg.norm(weight, axis=1)}
-    if bias is not None:
-        sizes["bias of row"] = np.abs(bias)
-    common = float(np.median(sizes["norm of row"]))
+    norms = np.linalg.norm(weight, axis=1)
+    common = float(np.median(norms))
     if common == 0:
         return
-    for what, size in sizes.items():
-        # a bias is judged against the rows' norms: honest biases may all be near zero
-        logs = np.log(np.maximum(size, common * 1e-6) / common)
-        centre = float(np.median(logs)) if what == "norm of row" else max(0.0, np.median(logs))
-        deviation = _MAD * float(np.median(np.abs(logs - np.median(logs))))
-        worst = int(logs.argmax())
-        excess = float(logs[worst]) - centre
-        if what == "bias of row":
-            deviation = 0.0  # of a logarithm near zero: says nothing about large ones
-        if excess > max(np.log(limits.scale), limits.deviations * deviation):
-            times = float(np.exp(excess))
-            yield f"the {what} {worst} is {times:.3g} times the layer's median", times
+    logs = np.log(np.maximum(norms, common * 1e-6) / common)
+    deviation = _MAD * float(np.median(np.abs(logs)))
+    worst = int(logs.argmax())
+    if logs[worst] > max(np.log(limits.scale), limits.deviations * deviation):
+        times = float(np.exp(logs[worst]))
+        yield f"the norm of row {worst} is {times:.3g} times the layer's median", times
+    if bias is None:
+        return
+    # drawn as usual, uniform up to 1/sqrt(width), row and bias stand as 1 to sqrt(3/width) at most
+    usual = np.sqrt(3 / weight.shape[1])
+    # a row may be shortened with its bias, so each is judged by its own; dead ones stay honest
+    is_alive = norms > _DEAD * common
+    times_usual = np.where(is_alive, np.abs(bias), 0.0) / np.maximum(norms, _DEAD * common) / usual
+    worst, many = int(times_usual.argmax()), int((times_usual > limits.bias).sum())
+    if many:
+        times = float(times_usual[worst])
+        yield (
+            f"{many} biases are large for their rows; that of row {worst} is {times:.3g} times "
+            "what initialisation gives",
+            times,
+        )

@@ -106,7 +106,9 @@ def ridge_coefficients(
     Raises:
         InputError: If every direction is zero.
     """
-    penalty = ridge * float(directions.double().square().sum(1).mean())
+    is_wide = len(directions) <= directions.shape[1]
+    gram = _gram(directions if is_wide else directions.T)
+    penalty = ridge * float(gram.diagonal().sum()) / len(directions)
     if penalty == 0:
         raise InputError(
             "gradients",
@@ -114,17 +116,20 @@ def ridge_coefficients(
             "no candidate has a gradient at this model",
             "Leave this round out.",
         )
-    along = (directions @ update).double()
-    if len(directions) <= directions.shape[1]:
-        gram = (directions @ directions.T).double()
-        gram.diagonal().add_(penalty)
-        return _solve(gram, along).cpu().numpy()
-    gram = (directions.T @ directions).double()
     gram.diagonal().add_(penalty)
-    # (G G' + s I)^-1 G u = (G u - G (G'G + s I)^-1 G'G u) / s, but without the cancellation:
-    # a = G (G'G + s I)^-1 u
+    if is_wide:
+        return _solve(gram, (directions @ update).double()).cpu().numpy()
+    # (G G' + s I)^-1 G u = G (G'G + s I)^-1 u
     found = directions.double() @ _solve(gram, update.double())
     return found.cpu().numpy()
+
+
+def _gram(rows: torch.Tensor) -> torch.Tensor:
+    """rows rows', float64 from float32 products."""
+    if rows.device.type == "cpu":
+        values = rows.numpy()
+        return torch.from_numpy(values @ values.T).double()  # numpy does a half, torch the whole
+    return (rows @ rows.T).double()
 
 
 def _solve(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

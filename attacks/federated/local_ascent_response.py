@@ -51,9 +51,7 @@ def local_ascent_response_scores(
     return answer(found.clients, found.means, None)
 
 
-def response(
-    before: NDArray[np.float64], after: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def response(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.float64]:
     """Minus the residual of `after` on a straight line in `before` (least squares), shape (n,).
 
     Args:

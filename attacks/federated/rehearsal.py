@@ -198,6 +198,14 @@ def require_rehearsals(given: AttackInput, num: int) -> tuple[list[Rehearsal], s
     Raises:
         InputError: If the run cannot be played again.
     """
+    if given.users is not None:
+        raise InputError(
+            "game.unit",
+            "user",
+            "shadow federations train on the very records that are asked about, and of a person "
+            "those are asked about that nobody trained on",
+            "Use user_membership, or set game.unit = 'record'.",
+        )
     if given.rehearsals is None:
         raise InputError(
             "shadow federations",

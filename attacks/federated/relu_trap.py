@@ -2,8 +2,8 @@
 
 The attack finds the traps itself: first-layer neurons that differ between the model that a client
 received and the global model, and the candidates that fire them. A record that was trained on
-moves every trap that it fires, so a candidate counts as a member as far as the trap of its that
-moved least did. One round of one client is enough.
+moves every trap that it fires, and lies in the span of these movements: a trap that did not move is
+proof of absence, and a record that lies in the span entirely was there. One round is enough.
 
 References:
     Pichler, Romanelli, Vega, Piantanida, "Perfectly accurate membership inference by a dishonest
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from attacks.candidates import require_candidates
 from attacks.federated.answers import RoundSettings
 from attacks.federated.rounds import chosen_rounds
-from attacks.federated.traps import fires, movement, planted_neurons
+from attacks.federated.traps import explained, fires, movement, planted_neurons
 from fl_audit.attack_spec import AttackInput, AttackSpec, MembershipScores
 from fl_audit.errors import InputError
 from fl_audit.records import Records
@@ -28,6 +28,7 @@ from fl_audit.threat_model import Observation
 from fl_audit.trace import TraceView
 
 _Values = NDArray[np.float64]
+_UNKNOWN = 0.5  # score of a candidate without a trap
 _MOST_FIRED = 0.5  # a neuron that fires for more of the candidates than this is no trap
 
 
@@ -38,26 +39,28 @@ def relu_trap_scores(
     asked: NDArray[np.int64] | None = None,
     rounds: list[int] | None = None,
 ) -> tuple[_Values, tuple[str, ...]]:
-    """How far each candidate's trap moved in a client's hands.
+    """How far the movement of a candidate's traps in a client's hands is explained by it.
 
     Args:
         asked: Client in question for each candidate, shape (n,); None: any client.
         rounds: Rounds to use; all by default.
 
     Returns:
-        Shape (n,), share of the neuron's norm, largest over rounds and clients; 0 = the trap did
-        not move at all, so the record was not trained on while it was set. A candidate without a
-        trap has half of the smallest movement there was: nothing speaks for or against it, and a
-        note says how many there are.
+        Shape (n,), in [0, 1], largest over rounds and clients: 1 = the record was trained on; 0 = a
+        trap did not move at all, so it was not while they were set; between, others fired them.
+        A candidate without a trap has 0.5: nothing speaks for or against it, and a note says how
+        many there are.
 
     Raises:
         ObservationError: If the view does not grant the models.
         InputError: If no candidate had a trap, or the model's first layer is not dense.
     """
     best, is_set = np.full(len(candidates), -np.inf), np.zeros(len(candidates), dtype=np.bool_)
-    for _, client, moved in _movements(view, candidates, rounds):
-        counts = np.isfinite(moved) & (True if asked is None else asked == client)
-        best[counts] = np.maximum(best[counts], moved[counts])
+    for client, said in _answers(view, candidates, rounds):
+        counts = np.isfinite(said)
+        if asked is not None:
+            counts &= asked == client
+        best[counts] = np.maximum(best[counts], said[counts])
         is_set |= counts
     if not is_set.any():
         raise InputError(
@@ -68,8 +71,7 @@ def relu_trap_scores(
         )
     notes = []
     if not is_set.all():
-        moved = best[is_set & (best > 0)]
-        best[~is_set] = moved.min() / 2 if moved.size else 0.0
+        best[~is_set] = _UNKNOWN
         notes.append(
             f"{int((~is_set).sum())} of {len(candidates)} candidates (null included) had no trap "
             "in a round that was answered: their scores say nothing. More rounds, or a larger "
@@ -78,11 +80,11 @@ def relu_trap_scores(
     return best, tuple(notes)
 
 
-def _movements(
+def _answers(
     view: TraceView, candidates: Records, rounds: list[int] | None
-) -> Iterator[tuple[int, int, _Values]]:
-    """(round, client, movement of the trap that moved least, shape (n,); inf without a trap)."""
-    inputs = np.asarray(candidates.inputs[:]).reshape(len(candidates), -1)
+) -> Iterator[tuple[int, _Values]]:
+    """(client, what its reply of one round says of each candidate, shape (n,); NaN = nothing)."""
+    inputs = np.asarray(candidates.inputs[:]).reshape(len(candidates), -1).astype(np.float64)
     for number in chosen_rounds(view, rounds):
         honest = view.global_model(number)
         for sent, clients in view.received_groups(number):
@@ -93,12 +95,16 @@ def _movements(
             if not len(neurons):
                 continue
             for client in clients:
-                moved = movement(sent, view.client_model(number, client), neurons)
-                yield number, client, np.where(firing, moved, np.inf).min(axis=1)
+                back = view.client_model(number, client)
+                has_moved = movement(sent, back, neurons) > 0
+                said = np.where(firing.any(axis=1), 0.0, np.nan)
+                for row in np.flatnonzero(firing.any(axis=1) & (has_moved | ~firing).all(axis=1)):
+                    said[row] = explained(sent, back, neurons[firing[row]], inputs[row])
+                yield client, said
 
 
 def run(given: AttackInput) -> MembershipScores:
-    """Movement of each candidate's trap, over all rounds and in each."""
+    """What each candidate's traps say, over all rounds."""
     candidates = require_candidates(given)
     view, rounds = given.view, given.settings.rounds
     scores, notes = relu_trap_scores(view, candidates, asked=given.asked, rounds=rounds)
@@ -111,7 +117,7 @@ ATTACK = AttackSpec(
     requires=Observation.CLIENT_UPDATES | Observation.GLOBAL_MODEL,
     run=run,
     reference="https://arxiv.org/abs/2203.16463",
-    summary="A planted neuron that fires for one record only moves if the client trains on it",
+    summary="Planted neurons that fire for one record move along it if the client trains on it",
     settings=RoundSettings,
     activity="malicious",
 )

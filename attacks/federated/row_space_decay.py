@@ -89,12 +89,12 @@ def fitted_multiple(update: Values, weights: Values, level: float) -> float | No
     """
     if len(update) < update.shape[1]:  # the null space is on the short side
         update, weights = update.T, weights.T
-    eigenvalues = np.linalg.eigvals(np.linalg.pinv(weights) @ update).real
+    multiples = np.linalg.eigvals(np.linalg.pinv(weights) @ update).real.astype(np.float64)
     cut = largest_by_rounding(level, update.shape)
     # a free c makes one singular value of a square matrix vanish, whatever the matrix
     chance = 1 if update.shape[0] == update.shape[1] else 0
     for size in _cluster_sizes(update.shape[1]):
-        multiple, lost = _refit(update, weights, _tightest(eigenvalues, size), size, cut)
+        multiple, lost = _refit(update, weights, _tightest(multiples, size), size, cut)
         if lost > chance:
             return multiple
     return None

@@ -92,7 +92,7 @@ class ServerBehaviour(BaseModel):
         """Turns of one round with one key get one model, which is computed once."""
         return turn.client
 
-    def check(self, means: ServerMeans) -> None:  # noqa: B027 — not all need anything
+    def check(self, means: ServerMeans) -> None:
         """Refuse, before the first round, what cannot work.
 
         Raises:
@@ -177,11 +177,13 @@ class ReluTrap(ServerBehaviour):
 
     merge: Merge = "update"
     """As for the others; by default the traps are taken out of what is merged."""
-    margin: float = Field(default=0.1, gt=0, lt=1)
+    margin: float = Field(default=0.01, gt=0, lt=1)
     """Fraction: a neuron fires from 1 - margin of its target's distance from the mean on."""
     traps: int | None = Field(default=None, ge=1)
-    """Traps in one model; by default so many that each target has its turn once, but no more than
-    half of the layer's neurons."""
+    """Targets with traps in one model; by default so many that each has its turn once, but no more
+    than half of the layer's neurons have room for."""
+    neurons_per_target: int = Field(default=2, ge=1)
+    """Neurons of one target: so many other records may fire them, and it is still told apart."""
 
     def check(self, means: ServerMeans) -> None:
         """Needs targets, other records, and a dense first layer with enough neurons."""
@@ -189,12 +191,12 @@ class ReluTrap(ServerBehaviour):
         state = means.model().state_dict()
         arrays = {name: value.cpu().numpy() for name, value in state.items()}
         width = len(arrays[trap_layer(arrays)[0]])
-        if (self.traps or 1) > width:
+        if (self.traps or 1) * self.neurons_per_target > width:
             raise InputError(
-                "adversary.traps",
-                self.traps,
+                "adversary.traps * neurons_per_target",
+                (self.traps or 1) * self.neurons_per_target,
                 f"the model's first layer has {width} neurons",
-                "Lower it: targets that find no room get their trap in a later round.",
+                "Lower one: targets that find no room get their trap in a later round.",
             )
         build_traps(_flat(means.targets.take([0])), _flat(means.auxiliary), margin=self.margin)
 
@@ -202,13 +204,15 @@ class ReluTrap(ServerBehaviour):
         """The global model with traps for the targets whose turn it is."""
         own = means.targets_of(turn.client)
         width = len(turn.model[trap_layer(turn.model)[0]])
-        room = self.traps or max(1, min(width // 2, _share(own, means)))
+        each = self.neurons_per_target
+        room = self.traps or max(1, min(width // 2 // each, _share(own, means)))
         rows = chunk(len(own), room, turn.answers)
         if not len(rows):
             return turn.model
-        found = build_traps(_flat(own.take(rows)), _flat(means.auxiliary), margin=self.margin)
+        targets, others = _flat(own.take(rows)), _flat(means.auxiliary)
+        found = build_traps(targets, others, margin=self.margin, neurons=each)
         # spread over the layer: the first neurons are nothing special
-        neurons = np.linspace(0, width - 1, len(rows)).round().astype(np.int64)
+        neurons = np.linspace(0, width - 1, each * len(rows)).round().astype(np.int64)
         return plant_traps(turn.model, found, neurons)
 
     def key(self, turn: ServerTurn, means: ServerMeans) -> Hashable:

@@ -24,9 +24,7 @@ from numpy.typing import NDArray
 from fl_audit.errors import InputError
 
 Values = NDArray[np.float64]
-_ROUNDING_STEPS = (
-    1000  # float32 steps whose rounding errors, adding up as noise, stay below the cut
-)
+ROUNDING_STEPS = 1000  # float32 steps whose rounding errors, adding up as noise, stay below the cut
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,9 +51,7 @@ class RowSpace:
         return int(self.basis.shape[0] - self.basis.shape[1])
 
 
-def row_space(
-    weight_update: Values, bias_update: Values | None, weight: NDArray[Any]
-) -> RowSpace:
+def row_space(weight_update: Values, bias_update: Values | None, weight: NDArray[Any]) -> RowSpace:
     """Span of the inputs that a dense layer's update was made from.
 
     Args:
@@ -91,6 +87,7 @@ def span_of(matrix: Values, level: float) -> RowSpace:
     has_gap = not kept[: min(len(matrix), int(live.sum()))].all() or not live.any()
     if not has_gap:
         kept = singular > _noise_cut(singular, matrix.shape)
+        kept[0] = True  # under noise that drowns all, still an estimate: the strongest direction
     return RowSpace(rows[kept].T, has_gap)
 
 
@@ -120,7 +117,7 @@ def rounding_level(weight: NDArray[Any]) -> float:
     """Standard deviation that rounding of the weights can give each entry of an update."""
     epsilon = float(np.finfo(weight.dtype).eps) / 2
     size = float(np.sqrt(np.mean(np.square(weight, dtype=np.float64))))
-    return float(epsilon * size * np.sqrt(_ROUNDING_STEPS))
+    return float(epsilon * size * np.sqrt(ROUNDING_STEPS))
 
 
 def largest_by_rounding(level: float, shape: tuple[int, ...]) -> float:

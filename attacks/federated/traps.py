@@ -2,8 +2,13 @@
 
 The neuron is w.(x - mu) > (1 - margin) * w.(target - mu), with w = S^-1 (target - mu) from mean mu
 and covariance S of records like the clients': the direction in which the target is farthest from
-all others. A ReLU that does not fire has no gradient, so after any number of local steps of plain
-SGD its row and bias are bit for bit as they were sent - unless the target was trained on.
+all others. A ReLU that does not fire has no gradient, so after any number of local steps of SGD its
+row and bias are bit for bit as they were sent (or shrunk by weight decay) - unless it fired.
+
+Now and then another record lies beyond the target in that direction, and fires the neuron in its
+place or with it. Neurons move by a combination of the records (x, 1) that fired them, each neuron
+by another one: so as long as no more records than a target has neurons fired them, the target lies
+in the span of their movements if, and only if, it is one of these records.
 
 References:
     Pichler, Romanelli, Vega, Piantanida, "Perfectly accurate membership inference by a dishonest
@@ -22,13 +27,15 @@ from fl_audit.errors import InputError
 from fl_audit.files import Arrays
 
 Matrix = NDArray[np.float64]
-_SHRINKAGE = 0.05  # share of the mean variance mixed into the covariance: it may be singular
-_ROUNDING = 64  # roundings to float32 in a local training: a scaled row is not exactly parallel
+_SHRINKAGES = (0.05, 0.3, 1.0, 5.0)
+"""Shares of the mean variance mixed into the covariance, which may be singular: neurons of one
+target take the first, the second, ..., and begin again."""
+_ROUNDING = 4  # roundings to float32 in a local training: a shrunk row is not exactly parallel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Traps:
-    """Neurons that fire for one record each.
+    """Neurons that fire for one record each; those of one target stand side by side.
 
     Attributes:
         weights: Rows of the first layer, shape (k, d), unit L2 norm.
@@ -45,21 +52,27 @@ class Traps:
     false_fire: Matrix
 
 
-def build_traps(targets: Matrix, auxiliary: Matrix, *, margin: float = 0.1) -> Traps:
-    """One trap a target.
+def build_traps(
+    targets: Matrix, auxiliary: Matrix, *, margin: float = 0.01, neurons: int = 1
+) -> Traps:
+    """Traps for some targets.
 
     Args:
-        targets: Flattened inputs, shape (k, d).
+        targets: Flattened inputs, shape (n, d).
         auxiliary: Records like the clients', none of them a target, shape (m, d), m >= 2.
         margin: Fraction in (0, 1): the neuron fires from 1 - margin of the target's own distance
             on. Smaller fires for fewer others; larger withstands changes of the input, such as
             augmentation.
+        neurons: How many for each target.
+
+    Returns:
+        k = n * neurons traps.
 
     Raises:
         InputError: If there are too few auxiliary records, or a target equals their mean.
     """
     if not 0 < margin < 1:
-        raise InputError("margin", margin, "must be above 0 and below 1", "Leave it at 0.1.")
+        raise InputError("margin", margin, "must be above 0 and below 1", "Leave it at 0.01.")
     if len(auxiliary) < 2:
         raise InputError(
             "auxiliary records",
@@ -69,36 +82,48 @@ def build_traps(targets: Matrix, auxiliary: Matrix, *, margin: float = 0.1) -> T
         )
     targets, auxiliary = targets.astype(np.float64), auxiliary.astype(np.float64)
     centre = auxiliary.mean(axis=0)
-    covariance = np.atleast_2d(np.cov(auxiliary, rowvar=False))
-    spread = float(np.trace(covariance)) / len(covariance)
-    ridge = max(_SHRINKAGE * spread, np.finfo(np.float64).eps)
     away = targets - centre
-    rows = np.linalg.solve(covariance + ridge * np.eye(len(covariance)), away.T).T
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    if not norms.all():
+    if not away.any(axis=1).all():
         raise InputError(
             "targets",
-            int(np.flatnonzero(norms[:, 0] == 0)[0]),
+            int(np.flatnonzero(~away.any(axis=1))[0]),
             "this target equals the mean of the auxiliary records, so no direction tells it apart",
             "Leave it out.",
         )
-    rows /= norms
+    away = np.repeat(away, neurons, axis=0)
+    rows = _directions(away, auxiliary - centre, neurons)
     reach = np.einsum("kd,kd->k", rows, away)  # > 0: the covariance is positive definite
     biases = -(rows @ centre) - (1 - margin) * reach
     fires = auxiliary @ rows.T + biases > 0
     return Traps(rows, biases, margin * reach, fires.mean(axis=0))
 
 
-def plant_traps(arrays: Arrays, traps: Traps, neurons: NDArray[np.int64]) -> dict[str, Matrix]:
+def _directions(away: Matrix, others: Matrix, neurons: int) -> Matrix:
+    """Unit directions in which targets are far from others; all centred. Shape (k, d)."""
+    covariance = np.atleast_2d(np.cov(others, rowvar=False))
+    spread = max(float(np.trace(covariance)) / len(covariance), float(np.finfo(np.float64).tiny))
+    rows = np.empty_like(away)
+    for place in range(neurons):
+        share = _SHRINKAGES[place % len(_SHRINKAGES)]
+        mixed = covariance + share * spread * np.eye(len(covariance))
+        rows[place::neurons] = np.linalg.solve(mixed, away[place::neurons].T).T
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
+
+
+def plant_traps(
+    arrays: Arrays, traps: Traps, neurons: NDArray[np.int64], *, scale: float = 0.2
+) -> dict[str, NDArray[np.generic]]:
     """A model with traps in place of neurons of its first dense layer.
 
-    Rows are scaled to the median row norm of the layer, so that they are not out of scale. Outgoing
-    weights stay as they are, unless all of a neuron's are zero: then no gradient would flow, and
+    Rows are short, so that rounding hides less of how they move, but not so short that they stand
+    out. Outgoing weights stay as they are, unless all of a neuron's are zero: then no gradient would flow, and
     they get the size of the others'.
 
     Args:
         arrays: The model, by name; not modified.
         neurons: Places of the traps in the layer, shape (k,).
+        scale: Length of the rows, in median row norms of the layer.
 
     Returns:
         All arrays, of the same dtypes.
@@ -117,9 +142,9 @@ def plant_traps(arrays: Arrays, traps: Traps, neurons: NDArray[np.int64]) -> dic
             "Give one neuron a trap, and targets of the model's input shape.",
         )
     planted = {name: np.array(array) for name, array in arrays.items()}
-    scale = float(np.median(np.linalg.norm(layer.astype(np.float64), axis=1))) or 1.0
-    planted[weight][neurons] = scale * traps.weights
-    planted[bias][neurons] = scale * traps.biases
+    norm = float(np.median(np.linalg.norm(layer.astype(np.float64), axis=1))) or 1.0
+    planted[weight][neurons] = scale * norm * traps.weights
+    planted[bias][neurons] = scale * norm * traps.biases
     out = _outgoing(arrays, weight, len(layer))
     if out is not None:
         columns = planted[out]
@@ -150,13 +175,45 @@ def movement(sent: Arrays, back: Arrays, neurons: NDArray[np.int64]) -> Matrix:
     factor = (before * after).sum(axis=1) / np.maximum((before**2).sum(axis=1), 1e-300)
     moved = np.linalg.norm(after - factor[:, None] * before, axis=1)
     moved /= np.maximum(np.linalg.norm(before, axis=1), 1e-300)
-    rounding = _ROUNDING * float(np.finfo(np.asarray(sent[weight]).dtype).eps)
+    rounding = _ROUNDING * _rounding(sent, weight)
     is_shrunk = np.abs(1 - factor) > rounding
     found: Matrix = np.where(is_shrunk & (moved <= rounding), 0.0, moved)
     return found
 
 
-def fires(sent: Arrays, inputs: Matrix, neurons: NDArray[np.int64]) -> NDArray[np.bool_]:
+def explained(
+    sent: Arrays, back: Arrays, neurons: NDArray[np.int64], record: NDArray[np.floating]
+) -> float:
+    """How far a record lies in the span of what neurons moved by.
+
+    Args:
+        neurons: Those that the record fires, and that moved.
+        record: Flattened, shape (d,).
+
+    Returns:
+        Share of the length of (record, 1) in the span: 1 if the record is one of at most k that
+        fired these k neurons, otherwise the cosine of its angle to the span. Weight decay adds the
+        old rows to the movements, and takes a little off.
+    """
+    weight, bias = trap_layer(sent)
+    before = _rows(sent, weight, bias, neurons)
+    change = _rows(back, weight, bias, neurons) - before
+    way = np.append(record.astype(np.float64), 1.0)
+    _, sizes, rows = np.linalg.svd(change, full_matrices=False)
+    level = _rounding(sent, weight) * float(np.linalg.norm(before, axis=1).max())
+    kept = rows[sizes > level]
+    return float(np.linalg.norm(kept @ way) / np.linalg.norm(way))
+
+
+def _rounding(arrays: Arrays, weight: str) -> float:
+    """Relative size of a rounding of the layer's weights."""
+    is_double = arrays[weight].dtype == np.float64
+    return float(np.finfo(np.float64 if is_double else np.float32).eps)
+
+
+def fires(
+    sent: Arrays, inputs: NDArray[np.floating], neurons: NDArray[np.int64]
+) -> NDArray[np.bool_]:
     """Which neurons fire for which inputs, shape (n, k).
 
     Args:

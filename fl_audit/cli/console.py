@@ -24,6 +24,7 @@ error_console = Console(stderr=True)
 
 FAILED, BAD_USAGE, INTERRUPTED = 1, 2, 130
 Progress = Callable[[str, int, int], None]
+_SHORT_KINDS = {"out-of-distribution": "out-of-distr."}  # 80 columns
 _FEW_ATTACKS = 6  # whose every figure is printed
 _RATES = ("tpr@fpr=0.001", "tpr@fpr=0.01", "tpr@fpr=0.1")
 _MOST_RATES = 2  # columns
@@ -114,11 +115,16 @@ def print_seeds(report: SeedsReport) -> None:
 
     runs = len(report.seeds)
     table = _table(f"Means over {runs} runs (95 % intervals over runs)")
-    for heading in ("attack", "figure", "mean", "control"):
+    table.add_column("attack", overflow="fold")
+    for heading in ("figure", "mean", "control"):
         table.add_column(heading, no_wrap=True)
     for attack in report.attacks:
-        for number, (name, metric) in enumerate(attack.metrics.items()):
+        # of canaries, AUC only: the page has the rest
+        shown = {n: m for n, m in attack.metrics.items() if n.startswith("auc") or "(" not in n}
+        for number, (name, metric) in enumerate(shown.items()):
             label = attack.label if number == 0 else ""
+            for kind, short in _SHORT_KINDS.items():
+                name = name.replace(kind, short)
             cells = (label, name, _text(metric.mean), _text(metric.null_mean))
             table.add_row(*map(escape, cells))
     console.print(table)
@@ -221,9 +227,10 @@ def _with_slices(
     """With the AUC on each kind of canary: the other figures are in the report."""
     found, control = dict(found), dict(control)
     for kind, part in record.slices.items():
-        found[f"auc, {kind}"] = part.result.metrics["auc"]
+        name = f"auc, {_SHORT_KINDS.get(kind, kind)}"
+        found[name] = part.result.metrics["auc"]
         if part.null is not None:
-            control[f"auc, {kind}"] = part.null.metrics["auc"]
+            control[name] = part.null.metrics["auc"]
     return found, control
 
 

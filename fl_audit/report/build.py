@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from fl_audit.detection import read_detection
 from fl_audit.errors import RunDirectoryError, TraceError, clean_text
 from fl_audit.files import read_json
 from fl_audit.game import has_game, read_game
@@ -51,12 +52,13 @@ def build_report(run: RunDirectory, *, not_tested: Sequence[Mapping[str, str]]) 
     images = {a.label: _images(run, a) for a in attacks if isinstance(a, ReconstructionRecord)}
     return AuditReport(
         run=manifest,
-        trace=_trace(run),
+        trace=_trace(run, manifest),
         game=_game(run),
         attacks=attacks,
         images={label: found for label, found in images.items() if found},
         not_tested=[NotTested.model_validate(dict(entry)) for entry in not_tested],
         model=_model(run),
+        detection=read_detection(run),
     )
 
 
@@ -109,23 +111,27 @@ def read_results(run: RunDirectory) -> list[AnyAttackRecord]:
     return sorted(records, key=lambda record: (_KINDS.index(record.kind), record.label))
 
 
-def _trace(run: RunDirectory) -> TraceSummary | None:
+def _trace(run: RunDirectory, manifest: RunManifest) -> TraceSummary | None:
     if not run.trace.is_dir():
         return None
-    return summarise_trace(Trace.open(run.trace))
+    return summarise_trace(Trace.open(run.trace), controls=manifest.threat_model.controls)
 
 
-def summarise_trace(trace: Trace) -> TraceSummary:
-    """What was recorded, round by round. Reads the index only."""
+def summarise_trace(trace: Trace, *, controls: Sequence[int] = ()) -> TraceSummary:
+    """What was recorded, round by round. Reads the index only.
+
+    Args:
+        controls: Clients that belong to the adversary: they are no part of the honest set.
+    """
     size = sum(path.stat().st_size for path in trace.directory.rglob("*") if path.is_file())
     return TraceSummary(
         digest=trace.digest(),
-        rounds=[_round(trace.round(number)) for number in trace.rounds],
+        rounds=[_round(trace.round(number), controls) for number in trace.rounds],
         megabytes=round(size / 1e6, 3),
     )
 
 
-def _round(index: RoundIndex) -> RoundSummary:
+def _round(index: RoundIndex, controls: Sequence[int]) -> RoundSummary:
     usable = [r for r in index.replies if r.was_left_out or (r.arrays is not None and r.is_finite)]
     return RoundSummary(
         round=index.round,
@@ -134,6 +140,7 @@ def _round(index: RoundIndex) -> RoundSummary:
         replied=len(usable),
         kept=sum(r.arrays is not None for r in index.replies),
         failed=len(index.replies) - len(usable),
+        honest_set=len({r.client for r in usable} - set(controls)),
     )
 
 

@@ -53,6 +53,8 @@ _ROOM = 1.06  # kept clear beyond that, for a line along the edge, as a factor
 _FEW_DECADES = 1.5  # on a shorter axis, ticks at powers of ten alone would leave one or none
 _MOST_BINS = 200  # of a histogram; more than any that fl-audit computes
 _SMALL = (150, 56)  # width and height of a small histogram, in units of the SVG
+_CHANCE = 0.5  # AUC of a score that knows nothing
+_BAND = 0.22  # opacity of one band
 _HEADROOM = 1.08  # above the tallest bar, as a factor
 
 
@@ -84,6 +86,17 @@ class RocLine:
     tpr: Sequence[float]
     num_members: int
     num_non_members: int
+    style: LineStyle
+
+
+@dataclass(frozen=True, slots=True)
+class RoundLine:
+    """A figure by round, with its interval."""
+
+    rounds: Sequence[int]
+    values: Sequence[float]
+    lows: Sequence[float]
+    highs: Sequence[float]
     style: LineStyle
 
 
@@ -141,6 +154,38 @@ def utility_figure(
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
         axes.set_xlabel("round")
         axes.set_ylabel(quantity)
+        return _svg(figure, name=name, label=label)
+
+
+def rounds_figure(lines: Sequence[RoundLine], *, name: str, label: str) -> Markup:
+    """AUC round by round with bands, and the line of chance.
+
+    Args:
+        lines: The first is drawn on top.
+        name: Prefix of every id in the figure; unique on the page, `[a-z-]+`.
+        label: What the figure shows, for readers who do not see it.
+    """
+    lowest = min([_CHANCE, *(low for line in lines for low in line.lows)])
+    highest = max([_CHANCE, *(high for line in lines for high in line.highs)])
+    pad = 0.04 * max(highest - lowest, 0.1)
+    opacity = _BAND / max(1, len(lines)) ** 0.5  # many bands that lie on one another stay light
+    with _style(name):
+        figure, axes = _axes(440, 300)
+        axes.axhline(_CHANCE, **_drawn(CHANCE))
+        for line in reversed(lines):
+            colour = line.style.colour
+            axes.fill_between(
+                line.rounds, line.lows, line.highs, color=colour, alpha=opacity, linewidth=0
+            )
+        for line in reversed(lines):
+            axes.plot(line.rounds, line.values, **_drawn(line.style), marker="o", markersize=3.5)
+            if len(line.rounds) == 1:  # a band of no width cannot be seen
+                axes.vlines(line.rounds, line.lows, line.highs, color=line.style.colour)
+        axes.set_ylim(max(0.0, lowest - pad), min(1.0, highest) + pad)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+        axes.set_xlabel("round")
+        axes.set_ylabel("AUC of this round alone")
         return _svg(figure, name=name, label=label)
 
 

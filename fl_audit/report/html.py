@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby, islice
@@ -18,6 +18,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from fl_audit.detection import CHECKS
 from fl_audit.errors import AuditError, clean_text
 from fl_audit.report.access import LEVELS, access_of_record
 from fl_audit.report.agreement import agreement_matrix
@@ -34,9 +35,13 @@ from fl_audit.report.figures import (
 from fl_audit.report.model import AuditReport, ModelSummary
 from fl_audit.report.risk import risk_overview
 from fl_audit.report.rows import attack_row, overview
+from fl_audit.report.timeline import timeline
 from fl_audit.results import (
     AnyAttackRecord,
     Histogram,
+    KindSlice,
+    MembershipMetrics,
+    MembershipRecord,
 )
 from fl_audit.run_directory import RunManifest
 from fl_audit.threat_model import PRESETS, parse_knowledge, parse_observations
@@ -55,6 +60,8 @@ _METRICS = {
     "accuracy_of_update_alone": "accuracy of the updates alone",
     "gain_over_non_members": "gain over non-members",
     "gain_over_imputer": "gain over the imputer",
+    "update_alone_gain_over_imputer": "gain of the updates alone over the imputer",
+    "update_alone_gain_over_non_members": "gain of the updates alone over non-members",
     "overlap": "overlap of class shares",
     "overlap_gain": "gain in overlap over the guess",
     "presence_f1": "F1 of classes present",
@@ -89,6 +96,9 @@ def render_html(report: AuditReport) -> str:
             groups=[(level, list(own)) for level, own in groupby(rows, key=lambda r: r.access)],
             overview=overview(rows),
             has_estimates=any(record.kind == "estimate" for record in records),
+            timeline=timeline(records),
+            canaries=[r for r in records if isinstance(r, MembershipRecord) and r.slices],
+            CHECKS=CHECKS,
             progress=_progress(report),
             panels=roc_panels(records),
             risk=risk_overview(rows),
@@ -125,6 +135,7 @@ def environment() -> Environment:
         "cut": clean_text,
         "png_uri": _png_uri,
         "bins": _bins,
+        "kinds": _kinds,
     }
     environment.tests["link"] = lambda text: bool(_LINK.fullmatch(text))
     environment.globals |= {"who_could": _who_could, "zip": zip}
@@ -184,18 +195,22 @@ def _who_could(record: AnyAttackRecord, is_model: bool) -> list[str]:
         requires, knows = parse_observations(record.requires), parse_knowledge(record.knows)
     except AuditError:  # flags of another version
         return []
-    return [
-        name
+    able = {
+        name: preset
         for name, preset in PRESETS.items()
         if not preset.missing(requires)
         and not knows & ~preset.knows
         and (preset.who == "observer" or not is_model)
-    ]
+    }
+    # what one party can do that follows the protocol, several and malicious ones can do, too
+    plain = [n for n, p in able.items() if p.activity != "malicious" and p.who != "coalition"]
+    return plain or list(able)
 
 
 def _metric(name: str) -> str:
     """A metric's name in words: "tpr@fpr=0.01" is "TPR at FPR 0.01"."""
-    return _METRICS.get(name) or name.replace("tpr@fpr=", "TPR at FPR ")
+    name, space, part = name.partition(" ")  # "auc (mislabelled)": on one kind of canary
+    return (_METRICS.get(name) or name.replace("tpr@fpr=", "TPR at FPR ")) + space + part
 
 
 def _number(value: float, name: str) -> Markup:
@@ -205,9 +220,9 @@ def _number(value: float, name: str) -> Markup:
     """
     if name == "psnr_db":
         text = f"{value:.1f}"
-    elif name == "gain" or name.startswith("gain_") or name.endswith("_gain"):
+    elif name == "gain" or "gain_" in name or name.endswith("_gain"):
         text = f"{value:+.3f}"
-    elif name in _FRACTIONS or name.startswith("tpr@fpr="):
+    elif name in _FRACTIONS or name.startswith(("tpr@fpr=", "auc (")):
         text = f"{value:.3f}"
     else:
         text = f"{value:.4g}"
@@ -221,6 +236,13 @@ def _bins(histogram: Histogram) -> list[tuple[float, float, float, float]]:
         (float(left), float(right), float(member), float(other))
         for left, right, member, other in zip(edges[:-1], edges[1:], members, others, strict=True)
     ]
+
+
+def _kinds(
+    slices: Mapping[str, KindSlice],
+) -> list[tuple[str, MembershipMetrics, MembershipMetrics | None]]:
+    """Kinds of canaries with their figures and those of their control."""
+    return [(kind, part.result, part.null) for kind, part in slices.items()]
 
 
 def _png_uri(png: str | None) -> Markup | None:

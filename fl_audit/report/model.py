@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, PrivateAttr, ValidationError
 
+from fl_audit.detection import Detection
 from fl_audit.errors import InputError, RunDirectoryError, clean_text
 from fl_audit.files import private_directory, read_json, write_bytes, write_text
 from fl_audit.game import GameRules
@@ -26,6 +27,9 @@ class RoundSummary(Record):
     replied: int = Field(description="Clients whose reply carries finite arrays")
     kept: int = Field(description="Clients whose arrays the recording policy kept")
     failed: int = Field(description="Clients that replied with an error, or with nothing usable")
+    honest_set: int | None = Field(
+        default=None, description="Clients in the sum that the adversary does not control"
+    )
 
 
 class TraceSummary(Record):
@@ -137,6 +141,9 @@ class AuditReport(Record):
     )
     not_tested: list[NotTested]
     model: ModelSummary | None = Field(default=None, description="For audits of a trained model")
+    detection: Detection | None = Field(
+        default=None, description="Whether clients could have noticed an active adversary"
+    )
 
     def attach(self, files: Mapping[str, bytes]) -> None:
         """Keep tables of scores, to be written to results/ when the report is saved."""

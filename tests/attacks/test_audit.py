@@ -50,7 +50,7 @@ def test_an_attack_without_its_observation_names_the_missing_flag(digits_run: Pa
     with pytest.raises(ObservationError, match="client-updates"):
         audit_trace(
             digits_run / "trace",
-            attacks=["row_space"],
+            attacks=["cosine"],
             threat_model=PRESETS["secure-aggregation-server"],
             seed=0,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,35 @@ def test_the_public_part_comes_back(run: RunDirectory) -> None:
     assert equal(game.candidates, GAME.candidates)
     assert equal(game.null, GAME.null)
     assert equal(game.auxiliary, GAME.auxiliary)
+
+
+def test_kinds_and_users_come_back_and_are_checked(tmp_path: Path) -> None:
+    extras = {
+        "kinds": np.array([0, 0, 1, 2]),
+        "null_kinds": np.array([0, 1]),
+        "users": np.array([5, 5, 9, 9]),
+        "null_users": np.array([7, 8]),
+    }
+    run = RunDirectory(tmp_path / "run")
+    write_game(run, replace(GAME, **extras), TRUTH)
+    game = read_game(run)
+    for name, values in extras.items():
+        np.testing.assert_array_equal(getattr(game, name), values)
+    for bad in (np.array([0, 0, 1, 3]), np.array([0, 0, 1])):
+        save_file({"kinds": bad, "null_kinds": extras["null_kinds"]}, kinds_file(run))
+        with pytest.raises(TraceError, match="kinds"):
+            read_game(run)
+
+
+def kinds_file(run: RunDirectory) -> Path:
+    return run.game / "kinds.safetensors"
+
+
+def test_a_game_without_them_has_none(run: RunDirectory) -> None:
+    """Runs of before, and games in which every record is natural and stands for itself."""
+    assert not kinds_file(run).exists()
+    assert read_game(run).kinds is None
+    assert read_game(run).users is None
 
 
 def test_the_truth_comes_back(run: RunDirectory) -> None:

@@ -107,6 +107,17 @@ def test_rounds_are_looked_at_up_to_the_last_one_in_view(tmp_path: Path) -> None
     assert reasons(trace, kept_only=True, up_to=1)[NOT_KEPT] == 3  # NaN and misfit: nobody looked
 
 
+def test_one_round_alone(tmp_path: Path) -> None:
+    trace = record(tmp_path / "t", RecordingPolicy())
+    for number, expected in ((1, [HONEST]), (2, [HONEST]), (3, [])):
+        assert clients_that_count(trace, only=number, kept_only=True) == expected
+    assert clients_that_count(trace, only=1) == [MISFIT, HONEST]
+    assert clients_that_count(trace, only=2) == [HONEST]
+    trace = record(tmp_path / "kept", RecordingPolicy(record="targets", rounds=[2]))
+    assert clients_that_count(trace, only=1, kept_only=True) == []
+    assert clients_that_count(trace, only=2, kept_only=True) == [HONEST]
+
+
 def test_where_nobody_knows_what_was_used_all_count(tmp_path: Path) -> None:
     game, truth = candidates()
     blind = GameTruth(truth.is_member, truth.client, truth.null_is_member)

@@ -147,3 +147,18 @@ def test_random_labels_are_spread_over_all_classes() -> None:
     population = build(data={"random_labels": True})
     labels = np.concatenate([c.labels for c in population.clients])
     assert len(set(labels)) == 10
+
+
+def test_the_question_may_name_the_client() -> None:
+    """It is the same for all of a group, so it says nothing about who of them is a member."""
+    by_default = build().game
+    assert by_default.asked is None
+    population = build(game={"question": "client"})
+    game, truth = population.game, population.truth
+    assert game.asked is not None and game.null_asked is not None
+    np.testing.assert_array_equal(game.asked, truth.client)
+    pairs = game.asked.reshape(-1, 2)
+    np.testing.assert_array_equal(pairs[:, 0], pairs[:, 1])
+    assert game.null_asked.shape == (len(game.null),)
+    assert set(game.null_asked.tolist()) <= set(range(5))
+    np.testing.assert_array_equal(by_default.candidates.ids, game.candidates.ids)

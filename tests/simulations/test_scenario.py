@@ -111,7 +111,7 @@ def test_bad_scenarios_are_refused(tables: dict[str, Any], message: str) -> None
         ({"audit": {"attacks": ["nope"]}}, "unknown attack 'nope'"),
         (
             {"audit": {"attacks": ["row_space"]}, "threat_model": {"preset": "model-user"}},
-            "does not grant client-updates, global-model",
+            "does not grant aggregate, global-model",
         ),
         ({"federation": {"clients": 4000}}, "records left after"),
         ({"data": {"examples_per_client": 3}, "federation": {"clients": 600}}, "records left"),

@@ -49,8 +49,9 @@ class Page(HTMLParser):
 
 CHOSEN = {  # not free
     *("kind", "state", "who", "activity", "algorithm", "factory", "scores_file", "access", "task"),
+    *("unit", "check"),
 }
-TABLES = {"settings", "versions", "strategy", "defence", "data", "refused"}
+TABLES = {"settings", "versions", "strategy", "defence", "adversary", "data", "refused"}
 HOSTILE = [
     "<script>alert(1)</script>",
     "</style></title></svg><script>alert(1)</script>",

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fl_audit.detection import Detection, DetectionFinding
 from fl_audit.report.html import render_html
 from fl_audit.report.model import AuditReport
 from fl_audit.report.verdict import verdict
@@ -330,3 +331,47 @@ def test_text_from_outside_stays_text(
     assert read_page(page).elements == read_page(harmless).elements
     assert len(page) < len(harmless) + 200_000
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)
+
+
+def test_rounds_and_canaries_have_sections_where_there_are_any(text_of: TextOf) -> None:
+    part = {"result": LEAKS, "null": AT_CHANCE}
+    rounds = [{"round": n, "auc": estimate((0.5, 0.61, 0.7))} for n in (1, 2)]
+    text = text_of(make_report(attacks=[membership(slices={"mislabelled": part}, timeline=rounds)]))
+    assert "Leakage over rounds" in text
+    assert "0.610" in text
+    assert "Natural records and canaries" in text
+    assert "mislabelled 0.700 95 %: 0.600 to 0.800" in text
+    plain = text_of(make_report())
+    assert "Leakage over rounds" not in plain
+    assert "canaries" not in plain
+
+
+def test_the_adversary_what_it_did_and_whether_a_client_could_have_noticed(
+    text_of: TextOf,
+) -> None:
+    report = make_report()
+    rounds = [] if report.trace is None else report.trace.rounds
+    trace = report.trace and report.trace.model_copy(
+        update={
+            "rounds": [r.model_copy(update={"honest_set": 3 + i}) for i, r in enumerate(rounds)]
+        }
+    )
+    threat = report.run.threat_model.model_copy(update={"controls": [1, 4]})
+    behaviour = {"name": "isolation", "victims": [0]}
+    run = report.run.model_copy(update={"threat_model": threat, "adversary": behaviour})
+    finding = DetectionFinding(
+        check="models-differ", round=2, client=0, what="2 different models", value=2
+    )
+    detection = Detection(
+        adversary="isolation", acts_through=[], watched=[0, 2], rounds=[1, 2], findings=[finding]
+    )
+    changes = {"run": run, "trace": trace, "detection": detection}
+    text = text_of(report.model_copy(update=changes))
+    assert "controls clients 1, 4" in text
+    assert "honest set 3 to" in text
+    assert "did isolation; victims = [0]" in text
+    assert "Only together: 1 finding" in text
+    assert "2 different models" in text
+    silent = detection.model_copy(update={"findings": []})
+    assert "No check fired." in text_of(report.model_copy(update={**changes, "detection": silent}))
+    assert "Could a client have noticed" not in text_of(report)

@@ -32,6 +32,7 @@ def load(name: object, **settings: Any) -> Any:
         ("breast-cancer", 569, (30,), 2),
         ("tiles", 1378, (3, 32, 32), 6),
         ("faces", 200, (1, 25, 25), 2),
+        ("personas", 4800, (16,), 5),
     ],
 )
 def test_built_in_sets(name: str, count: int, shape: tuple[int, ...], classes: int) -> None:

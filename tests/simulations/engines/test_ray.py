@@ -34,7 +34,14 @@ from simulations.run import run_scenario
 from simulations.scenario import parse_scenario
 
 PORT = 26379
-ATTACKS = ["row_space", "cosine", "loss_threshold"]
+ATTACKS = [
+    "row_space",
+    "cosine",
+    "loss_series",
+    "gradient_regression",
+    "local_gradient_norm",
+    "loss_threshold",
+]
 FEDAVG: dict[str, Any] = {
     "federation": {"rounds": 2, "clients": 4},
     "data": {"examples_per_client": 20},

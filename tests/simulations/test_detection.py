@@ -1,0 +1,65 @@
+"""After a federation with an adversary, the run says whether a client could have noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fl_audit.detection import Detection, read_detection
+from fl_audit.run_directory import RunDirectory
+
+Run = Callable[..., Path]
+
+
+def of(path: Path) -> Detection:
+    found = read_detection(RunDirectory.open(path))
+    assert found is not None
+    return found
+
+
+def test_an_honest_run_has_no_detection(digits_run: Path) -> None:
+    assert read_detection(RunDirectory.open(digits_run)) is None
+
+
+def test_isolation_is_noticed_by_comparing_models_only(run_tables: Run) -> None:
+    found = of(
+        run_tables(
+            "isolation",
+            threat_model={"preset": "malicious-server"},
+            adversary={"name": "isolation"},
+        )
+    )
+    assert found.noticed
+    assert not found.alone
+    assert {f.round for f in found.findings} == {2, 3, 4, 5, 6}  # round 1: one model for all
+    assert {f.client for f in found.findings} == set(range(5))
+
+
+def test_a_model_thrown_far_is_noticed_by_its_loss(run_tables: Run) -> None:
+    """A client that sends thirty times its update the other way."""
+    found = of(
+        run_tables(
+            "flip",
+            threat_model={"preset": "malicious-client"},
+            adversary={"name": "sign_flip", "clients": [0], "strength": 30.0},
+        )
+    )
+    assert found.acts_through == [0]
+    assert found.watched == [1, 2, 3, 4]
+    assert found.alone
+
+
+@pytest.mark.parametrize("name", ["scaling", "poison"])
+def test_quiet_adversaries_leave_a_file_that_says_so(name: str, run_tables: Run) -> None:
+    found = of(
+        run_tables(
+            name,
+            federation={"rounds": 2},
+            threat_model={"preset": "malicious-client"},
+            adversary={"name": name, "clients": [0]},
+        )
+    )
+    assert found.adversary == name
+    assert any("not that nothing was there" in note for note in found.notes)

@@ -1,0 +1,225 @@
+"""The malicious server: who receives what, what is merged, and who is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message
+from flwr.serverapp.strategy import FedAvg, Result
+
+from attacks.federated.server_behaviours import (
+    ClientSpecific,
+    Isolation,
+    ServerBehaviour,
+    ServerMeans,
+)
+from fl_audit.errors import InputError, UnknownNameError
+from fl_audit.files import Arrays
+from fl_audit.records import Records
+from fl_audit.run_directory import RunDirectory
+from fl_audit.threat_model import PRESETS
+from fl_audit.trace import Trace, TraceView
+from fl_audit.trace.layout import SentTo
+from simulations.adversaries import SERVER as NAMES
+from simulations.run import run_scenario
+from simulations.scenario import parse_scenario
+from strategies.curious import CuriousStrategy
+from strategies.malicious import SERVER, MaliciousStrategy
+
+Federate = Callable[..., Result]
+NOTHING = Records(np.zeros(0, np.int64), np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
+MEANS = ServerMeans(model=lambda: None, targets=NOTHING, asked=None, auxiliary=NOTHING)
+HERE = "tests.strategies.test_malicious"
+TABLES: dict[str, Any] = {
+    "federation": {"rounds": 2, "clients": 3},
+    "data": {"examples_per_client": 20},
+    "threat_model": {"preset": "malicious-server"},
+    "adversary": {"name": "gradient_ascent", "steps": 10},
+}
+
+
+class Shift(ServerBehaviour):
+    """Adds the client's number to every weight."""
+
+    def send(self, turn: Any, means: ServerMeans) -> Arrays:
+        return {name: array + np.float32(turn.client + 1) for name, array in turn.model.items()}
+
+
+class Broken(ServerBehaviour):
+    """Sends what no client can load."""
+
+    def send(self, turn: Any, means: ServerMeans) -> Arrays:
+        return {"w": np.zeros(1, np.float32)}
+
+
+def strategy(behaviour: ServerBehaviour) -> MaliciousStrategy:
+    inner = FedAvg(fraction_evaluate=0.0, min_available_nodes=7)
+    return MaliciousStrategy(inner, behaviour=behaviour, means=MEANS)
+
+
+def trace_of(federate: Federate, behaviour: ServerBehaviour, out: Path, *more: Any) -> Trace:
+    curious = CuriousStrategy(strategy(behaviour), trace=out)
+    federate(curious, *more)
+    assert [p for p in curious.recorder.problems if p.where != "client"] == []
+    trace = Trace.open(out / "trace")
+    assert trace.verify() == []
+    return trace
+
+
+def failing(message: Message, context: Context) -> dict[str, np.ndarray]:
+    """Client 1 fails; the others send the model they got, plus one."""
+    if int(context.node_config["partition-id"]) == 1:
+        raise RuntimeError("out of memory")
+    arrays = message.content.array_records["arrays"]
+    return {name: array.numpy() + np.float32(1) for name, array in arrays.items()}
+
+
+def echo(message: Message, context: Context) -> dict[str, np.ndarray]:
+    """Every client sends the model it got, plus its own number."""
+    number = np.float32(int(context.node_config["partition-id"]))
+    arrays = message.content.array_records["arrays"]
+    return {name: array.numpy() + number for name, array in arrays.items()}
+
+
+def test_victims_get_their_own_model_and_others_the_global_one(
+    federate: Federate, tmp_path: Path
+) -> None:
+    """Nodes are not identified here, so that clients go by node id."""
+    first = trace_of(federate, Shift(), tmp_path / "all").round(1)
+    victim = first.sampled[2]
+    trace = trace_of(federate, Shift(victims=[victim]), tmp_path / "one")
+    index = trace.round(1)
+    assert [entry.client for entry in index.sent] == [victim]
+    broadcast, own = trace.arrays(1, "broadcast"), trace.arrays(1, SentTo(victim))
+    assert broadcast is not None
+    assert own is not None
+    assert (np.asarray(own["w"]) == np.asarray(broadcast["w"]) + np.float32(victim + 1)).all()
+    view = TraceView(trace, PRESETS["malicious-server"])
+    groups = view.received_groups(1)
+    assert sorted(len(clients) for _, clients in groups) == [1, 6]
+    assert (np.asarray(view.received(1, victim)["w"]) == np.asarray(own["w"])).all()
+
+
+def test_without_victims_nothing_changes(
+    federate: Federate, sha256: Callable[[Result], str], tmp_path: Path
+) -> None:
+    bare = federate(FedAvg(fraction_evaluate=0.0, min_available_nodes=7))
+    assert sha256(federate(strategy(Shift(victims=[10**6])))) == sha256(bare)
+
+
+def test_updates_are_merged_into_the_honest_model(federate: Federate, tmp_path: Path) -> None:
+    """Everybody adds one to what it got: merged as updates, the global model rises by one."""
+
+    def plus_one(message: Message, context: Context) -> dict[str, np.ndarray]:
+        arrays = message.content.array_records["arrays"]
+        return {name: array.numpy() + np.float32(1) for name, array in arrays.items()}
+
+    function = f"{HERE}:doubled"
+    behaviour = ClientSpecific(function=function, merge="update")
+    trace = trace_of(federate, behaviour, tmp_path / "run", plus_one)
+    for number in trace.rounds:
+        before, after = trace.arrays(number, "broadcast"), trace.arrays(number, "aggregate")
+        assert before is not None
+        assert after is not None
+        np.testing.assert_allclose(
+            np.asarray(after["w"], float), np.asarray(before["w"], float) + 1, atol=1e-5
+        )
+
+
+def doubled(server_round: int, client: int, arrays: Arrays) -> Arrays:
+    """A function that a scenario may name."""
+    return {name: 2 * np.asarray(array) for name, array in arrays.items()}  # type: ignore[operator]
+
+
+def test_replies_can_be_left_out(federate: Federate, tmp_path: Path) -> None:
+    behaviour = ClientSpecific(function=f"{HERE}:doubled", merge="leave-out")
+    trace = trace_of(federate, behaviour, tmp_path / "run")
+    assert trace.arrays(1, "aggregate") is None
+    assert len(trace.round(1).replies) == 7
+
+
+def test_an_isolated_client_gets_its_own_last_model(federate: Federate, tmp_path: Path) -> None:
+    trace = trace_of(federate, Isolation(), tmp_path / "run", echo)
+    assert trace.round(1).sent == []
+    for client in trace.round(2).sampled:
+        sent, last = trace.received(2, client), trace.arrays(1, client)
+        assert sent is not None
+        assert last is not None
+        assert (np.asarray(sent["w"]) == np.asarray(last["w"])).all()
+
+
+def test_a_client_that_failed_is_sent_the_global_model(federate: Federate, tmp_path: Path) -> None:
+    trace = trace_of(federate, Isolation(), tmp_path / "run", failing)
+    failed = [r.client for r in trace.round(2).replies if r.error_code is not None]
+    assert len(failed) == 1
+    assert trace.round(2).sent_to(failed[0]) is None
+    # the others sent one model, so it is stored once
+    stored = list((tmp_path / "run" / "trace" / "round_0002").glob("sent_*.safetensors"))
+    assert len(stored) <= 1
+
+
+def test_a_model_that_clients_cannot_load_ends_the_run(federate: Federate) -> None:
+    with pytest.raises(InputError, match="global model's names and shapes"):
+        federate(strategy(Broken()))
+
+
+def test_client_specific_needs_a_function() -> None:
+    for path, match in (("", "must read"), (f"{HERE}:nope", "cannot be imported")):
+        with pytest.raises(InputError, match=match):
+            strategy(ClientSpecific(function=path))
+    with pytest.raises(InputError, match="is no function"):
+        strategy(ClientSpecific(function=f"{HERE}:HERE"))
+
+
+def test_names_are_those_of_the_scenario() -> None:
+    assert {n: f"{c.__module__}:{c.__name__}" for n, c in SERVER.items()} == NAMES
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"adversary": {"name": "gradient_acsent"}}, "Did you mean 'gradient_ascent'"),
+        ({"threat_model": {"preset": "curious-server"}}, "malicious-server"),
+        ({"adversary": {"name": "isolation", "rate": 1}}, "adversary.rate = 1: unknown setting"),
+        ({"adversary": {"name": "gradient_ascent", "rate": 0}}, "adversary.rate = 0"),
+        ({"adversary": {"name": "isolation", "victims": [9]}}, "clients are 0 to 2"),
+        ({"adversary": {"name": "isolation", "clients": [0]}}, "acts through no client"),
+        ({"adversary": {"name": "relu_trap", "traps": 999}}, "has 128 neurons"),
+        ({"adversary": {"name": "none", "rate": 1}}, "takes no settings"),
+        (
+            {"adversary": {"name": "relu_trap"}, "model": {"name": "convnet"}},
+            "first layer is not a dense layer",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_round(
+    change: dict[str, Any], match: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=match):
+        run_scenario(parse_scenario({**TABLES, **change}), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_names_have_their_own_error(tmp_path: Path) -> None:
+    scenario = parse_scenario({**TABLES, "adversary": {"name": "x"}})
+    with pytest.raises(UnknownNameError):
+        run_scenario(scenario, out=tmp_path / "run")
+
+
+def test_same_seed_same_bytes_and_resuming_replays_what_was_sent(tmp_path: Path) -> None:
+    tables = {**TABLES, "federation": {"rounds": 3, "clients": 3, "fraction": 0.7}}
+    scenario = parse_scenario({**tables, "adversary": {"name": "isolated_ascent", "steps": 5}})
+    first = run_scenario(scenario, out=tmp_path / "one")
+    again = run_scenario(scenario, out=tmp_path / "two")
+    assert first.trace is not None
+    assert again.trace is not None
+    assert first.trace.digest == again.trace.digest
+    run = RunDirectory.open(tmp_path / "two")
+    run.write_manifest(run.read_manifest().model_copy(update={"state": "interrupted"}))
+    resumed = run_scenario(scenario, out=tmp_path / "two", resume=True)
+    assert resumed.trace == first.trace
+    assert run.open_trace().verify() == []
