@@ -60,12 +60,12 @@ def score_attribute(
         "accuracy_of_update_alone": proportion(int(imputed.sum()), int(members.sum())),
     }
     width = game.rules.non_members_per_member + 1
-    alone = right["update"]
-    sides = [by_group(alone, side, width) for side in (members, others)]
+    sides = [by_group(right["update"], side, width) for side in (members, others)]
     if others.any() and len(sides[0]) > 1:
         fields["metrics"]["update_alone_gain_over_non_members"] = paired_gain(*sides)
-    if "gain_over_imputer" in fields["metrics"]:
-        fields["chance"] = {"gain_over_imputer": 0.0}
+    # the first alone may be what the model knows of everybody, the second what an imputer knows
+    deciding = ("gain_over_imputer", "update_alone_gain_over_non_members")
+    fields["chance"] = {name: 0.0 for name in deciding if name in fields["metrics"]}
     sizes = np.bincount(true[members], minlength=output.scores.shape[1])
     fields["notes"] = [
         f"Value {output.attribute} in {len(sizes)} bins, with {sizes.tolist()} members in them; "

@@ -117,8 +117,8 @@ def plant_traps(
     """A model with traps in place of neurons of its first dense layer.
 
     Rows are short, so that rounding hides less of how they move, but not so short that they stand
-    out. Outgoing weights stay as they are, unless all of a neuron's are zero: then no gradient would flow, and
-    they get the size of the others'.
+    out. Outgoing weights stay as they are, unless all of a neuron's are zero: then no gradient
+    would flow, and they get the size of the others'.
 
     Args:
         arrays: The model, by name; not modified.

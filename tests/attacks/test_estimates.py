@@ -170,12 +170,16 @@ def attribute(update: np.ndarray[Any, Any], combined: np.ndarray[Any, Any]) -> A
 
 def test_attribute_gain_is_paired_with_the_imputer() -> None:
     right, wrong = np.zeros(N, np.int64), np.ones(N, np.int64)
-    record = score(attribute(wrong, right))
+    update = np.where(truth().is_member, right, wrong)
+    record = score(attribute(update, right))
     assert record.metrics["accuracy"].value == 1
     assert record.baseline["accuracy"].value == 0.5
     assert record.metrics["gain_over_imputer"].value == pytest.approx(0.5)
-    assert record.metrics["accuracy_of_update_alone"].value == 0
+    assert record.metrics["accuracy_of_update_alone"].value == 1
+    assert record.null["accuracy_of_update_alone"].value == 0
     assert verdict(record) == "leaks an unknown value of a member’s record"
+    everybody = score(attribute(right, right))  # what the model knows of non-members as well
+    assert verdict(everybody).startswith("no better than")
     same = score(attribute(right, attribute(right, right).imputed))
     assert verdict(same) == NOTHING_FOUND
 

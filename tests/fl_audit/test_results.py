@@ -48,6 +48,18 @@ BY_KIND: dict[str, dict[str, Any]] = {
         "refused": {},
         "arrays_file": "cosine.safetensors",
     },
+    "estimate": {
+        "claim": "which client holds a record",
+        "trial": "a member",
+        "metrics": {"accuracy": AUC},
+        "chance": {"accuracy": 0.2},
+        "baseline": {},
+        "null": {},
+        "refused": {},
+        "timeline_metric": "accuracy",
+        "timeline": [{"round": 1, "estimate": AUC}],
+        "table_file": "source.parquet",
+    },
     "unavailable": {"reason": "no candidates"},
 }
 

@@ -37,6 +37,22 @@ def test_isolation_is_noticed_by_comparing_models_only(run_tables: Run) -> None:
     assert {f.client for f in found.findings} == set(range(5))
 
 
+def test_a_relu_trap_is_noticed_by_its_biases(run_tables: Run) -> None:
+    found = of(
+        run_tables(
+            "trap",
+            federation={"rounds": 2},
+            threat_model={"preset": "malicious-server"},
+            adversary={"name": "relu_trap"},
+        )
+    )
+    assert found.alone
+    assert {f.check for f in found.findings} == {"row-out-of-scale"}
+    assert {(f.round, f.client) for f in found.findings} == {
+        (number, client) for number in (1, 2) for client in range(5)
+    }
+
+
 def test_a_model_thrown_far_is_noticed_by_its_loss(run_tables: Run) -> None:
     """A client that sends thirty times its update the other way."""
     found = of(

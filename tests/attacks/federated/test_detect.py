@@ -102,6 +102,16 @@ def test_a_bias_far_outside_its_row_is_a_trap() -> None:
     assert "row 9" in found.what
 
 
+def test_shortening_a_row_with_its_bias_hides_nothing() -> None:
+    model = layer()
+    model["1.bias"][9] = -3.0
+    model["1.bias"][9] *= 0.05
+    model["1.weight"][9] *= 0.05
+    (found,) = planted_rows(model, server_round=1, client=0)
+    assert found.check == "row-out-of-scale"
+    assert "row 9" in found.what
+
+
 def test_arrays_that_are_no_dense_layer_are_passed_over() -> None:
     kernel = {"conv.weight": np.ones((16, 3, 3, 3), dtype=np.float32)}
     narrow = {"1.weight": np.ones((64, 4), dtype=np.float32), "1.bias": np.arange(64.0)}
@@ -151,6 +161,7 @@ def test_all_checks_together_name_round_and_client() -> None:
     assert {(f.check, f.round, f.client) for f in found} == {
         ("models-differ", 2, 1),
         ("identical-rows", 2, 1),
+        ("row-out-of-scale", 2, 1),  # thresholds of an imprint are large for its short rows
         ("loss-jump", 2, 2),
     }
 
