@@ -13,16 +13,19 @@ from fl_audit.attack_spec import AttackSettings
 from fl_audit.errors import UnknownNameError
 
 HOME = Path(attacks.__file__).parent
+_NAMES = ("ATTACK", "LOCAL_ATTACK")
 
 
-def test_every_module_that_defines_an_attack_is_listed() -> None:
+def test_every_attack_that_a_module_defines_is_listed() -> None:
+    """ATTACK and LOCAL_ATTACK, alone or unpacked from a pair."""
     defined = set()
     for path in HOME.rglob("*.py"):
+        module = ".".join(path.relative_to(HOME.parent).with_suffix("").parts)
         for node in ast.parse(path.read_text()).body:
-            targets = node.targets if isinstance(node, ast.Assign) else []
-            if any(isinstance(t, ast.Name) and t.id == "ATTACK" for t in targets):
-                module = ".".join(path.relative_to(HOME.parent).with_suffix("").parts)
-                defined.add(f"{module}:ATTACK")
+            for target in node.targets if isinstance(node, ast.Assign) else []:
+                parts = target.elts if isinstance(target, ast.Tuple) else [target]
+                names = [part.id for part in parts if isinstance(part, ast.Name)]
+                defined |= {f"{module}:{name}" for name in names if name in _NAMES}
     assert defined == set(ATTACKS.values())
 
 

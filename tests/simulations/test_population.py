@@ -155,7 +155,8 @@ def test_the_question_may_name_the_client() -> None:
     assert by_default.asked is None
     population = build(game={"question": "client"})
     game, truth = population.game, population.truth
-    assert game.asked is not None and game.null_asked is not None
+    assert game.asked is not None
+    assert game.null_asked is not None
     np.testing.assert_array_equal(game.asked, truth.client)
     pairs = game.asked.reshape(-1, 2)
     np.testing.assert_array_equal(pairs[:, 0], pairs[:, 1])

@@ -99,3 +99,16 @@ def hand() -> Any:
         step=_step,
         view=_view,
     )
+
+
+@pytest.fixture(scope="session")
+def small_federation(run_tables: Any) -> Path:
+    """Three clients with 20 records, memorised in three rounds."""
+    out: Path = run_tables(
+        "small",
+        federation={"clients": 3, "rounds": 3},
+        data={"examples_per_client": 20, "random_labels": True},
+        game={"members": 60, "auxiliary": 60},
+        training={"local_epochs": 20},
+    )
+    return out

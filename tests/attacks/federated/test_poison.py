@@ -1,4 +1,4 @@
-"""Poison: copies under a wrong label; on digits it sharpens membership."""
+"""Poison: copies of the targets under a wrong label."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from fl_audit.errors import InputError
 from fl_audit.game import read_game, read_truth
 from fl_audit.records import Records
 from fl_audit.run_directory import RunDirectory
-from fl_audit.stats import auc_ci
 from fl_audit.threat_model import PRESETS
 from fl_audit.trace import TraceView
 
@@ -65,20 +64,14 @@ def test_what_cannot_be_done_is_refused() -> None:
         poison_records(targets(), copies=1, rule="random", num_classes=3)
 
 
-def test_poison_raises_the_auc_of_its_targets(run_tables: Callable[..., Path]) -> None:
-    """Paired over seeds 0 to 4, ten local epochs, eight rounds; seeds fixed, so deterministic.
-
-    The final model's loss tells members from others better where one client of five poisoned.
-    """
-    gains = []
-    for seed in range(5):
-        clean, poisoned = (
-            _auc(run_tables(f"poison-{seed}", **_tables(seed), **more))
-            for more in ({}, {"adversary": {"name": "poison", "clients": [0]}})
-        )
-        gains.append(poisoned - clean)
-    assert np.mean(gains) > 0.01
-    assert sum(gain > 0 for gain in gains) >= 4
+def test_a_poisoned_model_is_worse_on_its_targets(run_tables: Callable[..., Path]) -> None:
+    """The mechanism, by the final model's loss on non-members. Whether it tells members apart
+    better is measured in docs/malicious_clients.md; it does not on fresh seeds."""
+    clean, poisoned = (
+        _loss(run_tables("poison", **_tables(0), **more))
+        for more in ({}, {"adversary": {"name": "poison", "clients": [0]}})
+    )
+    assert poisoned > 1.2 * clean
 
 
 def _tables(seed: int) -> dict[str, object]:
@@ -91,12 +84,12 @@ def _tables(seed: int) -> dict[str, object]:
     }
 
 
-def _auc(path: Path) -> float:
-    """AUC of minus the final model's loss."""
+def _loss(path: Path) -> float:
+    """Mean loss of the final model on candidates that nobody trained on, nats."""
     run = RunDirectory.open(path)
     spec = run.read_manifest().model
     assert spec is not None
     build = spec.builder(trusted=False)
     view = TraceView(run.open_trace(), PRESETS["malicious-client"], model=build)
-    scores = -record_losses(build(), view.final_model(), read_game(run).candidates)
-    return auc_ci(read_truth(run).is_member, scores).value
+    losses = record_losses(build(), view.final_model(), read_game(run).candidates)
+    return float(losses[~read_truth(run).is_member].mean())

@@ -11,7 +11,7 @@ import pytest
 
 from attacks.audit import audit_run
 from attacks.federated.rehearsal import Rehearsals, deal
-from fl_audit.errors import InputError, UnknownNameError
+from fl_audit.errors import InputError
 from fl_audit.game import read_game
 from fl_audit.records import Records
 from fl_audit.results import MembershipResult
@@ -67,19 +67,6 @@ def test_clients_without_any_record_are_refused() -> None:
         dealt(np.zeros(60, np.int64), own=0)
 
 
-@pytest.fixture(scope="module")
-def small_run(run_tables: Any) -> Path:
-    """Three clients with 20 records, memorised in three rounds."""
-    out: Path = run_tables(
-        "small",
-        federation={"clients": 3, "rounds": 3},
-        data={"examples_per_client": 20, "random_labels": True},
-        game={"members": 60, "auxiliary": 60},
-        training={"local_epochs": 20},
-    )
-    return out
-
-
 def rehearsals(run: Path, folder: Path | None) -> Rehearsals:
     opened = RunDirectory.open(run)
     game, manifest = read_game(opened), opened.read_manifest()
@@ -97,15 +84,15 @@ def rehearsals(run: Path, folder: Path | None) -> Rehearsals:
     )
 
 
-def test_they_are_kept_and_repeatable(small_run: Path, tmp_path: Path) -> None:
+def test_they_are_kept_and_repeatable(small_federation: Path, tmp_path: Path) -> None:
     folder = tmp_path / "kept"
-    first = rehearsals(small_run, folder)(2)
+    first = rehearsals(small_federation, folder)(2)
     assert [r.view.rounds for r in first] == [(1, 2, 3)] * 2
     assert not np.array_equal(first[0].is_member, first[1].is_member)
     written = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
-    again = rehearsals(small_run, folder)(2)
+    again = rehearsals(small_federation, folder)(2)
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == written
-    away = rehearsals(small_run, None)  # its folder lives as long as it does
+    away = rehearsals(small_federation, None)  # its folder lives as long as it does
     elsewhere = away(2)[0]
     for rehearsal in (again[0], elsewhere):
         np.testing.assert_array_equal(rehearsal.is_member, first[0].is_member)
@@ -113,18 +100,18 @@ def test_they_are_kept_and_repeatable(small_run: Path, tmp_path: Path) -> None:
         assert all(np.array_equal(a[name], b[name]) for name in a)
 
 
-def test_one_that_was_killed_is_played_again(small_run: Path, tmp_path: Path) -> None:
+def test_one_that_was_killed_is_played_again(small_federation: Path, tmp_path: Path) -> None:
     folder = tmp_path / "kept"
-    rehearsals(small_run, folder)(2)
+    rehearsals(small_federation, folder)(2)
     killed = sorted(folder.iterdir())[0]
     (killed / "done").unlink()
-    rehearsals(small_run, folder)(2)
+    rehearsals(small_federation, folder)(2)
     assert (killed / "done").is_file()
 
 
-def test_fewer_than_two_are_refused(small_run: Path) -> None:
+def test_fewer_than_two_are_refused(small_federation: Path) -> None:
     with pytest.raises(InputError, match="must be at least 2"):
-        rehearsals(small_run, None)(1)
+        rehearsals(small_federation, None)(1)
 
 
 @pytest.mark.parametrize(
@@ -145,10 +132,10 @@ def test_fewer_than_two_are_refused(small_run: Path) -> None:
         },
     ],
 )
-def test_learning_from_shadow_federations(small_run: Path, attack: dict[str, Any]) -> None:
-    rehearser = run_rehearser(RunDirectory.open(small_run), trusted=False)
+def test_learning_from_shadow_federations(small_federation: Path, attack: dict[str, Any]) -> None:
+    rehearser = run_rehearser(RunDirectory.open(small_federation), trusted=False)
     first, again = (
-        audit_run(small_run, attacks=[attack], rehearser=rehearser)[0] for _ in range(2)
+        audit_run(small_federation, attacks=[attack], rehearser=rehearser)[0] for _ in range(2)
     )
     assert isinstance(first, MembershipResult), first.record
     assert isinstance(again, MembershipResult)
@@ -158,30 +145,7 @@ def test_learning_from_shadow_federations(small_run: Path, attack: dict[str, Any
     assert any("shadow federations" in note for note in first.record.notes)
 
 
-def test_a_trace_that_cannot_be_played_again_says_so(small_run: Path) -> None:
-    (result,) = audit_run(small_run, attacks=[{"name": "trajectory", "fit": "shadow"}])
+def test_a_trace_that_cannot_be_played_again_says_so(small_federation: Path) -> None:
+    (result,) = audit_run(small_federation, attacks=[{"name": "trajectory", "fit": "shadow"}])
     assert result.record.kind == "unavailable"
     assert "how to play its federation again" in result.record.reason  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize(
-    ("base", "rule"),
-    [
-        ("federated_stacking", "cannot hold a stack"),
-        ("loss_threshold", "no membership attack on updates"),
-        ({"name": "cosine", "layer": ["0"]}, "setting 'layer' of 'cosine'"),
-    ],
-)
-def test_what_a_stack_cannot_hold(small_run: Path, base: Any, rule: str) -> None:
-    rehearser = run_rehearser(RunDirectory.open(small_run), trusted=False)
-    attack = {"name": "federated_stacking", "attacks": [base], "num_shadow_federations": 2}
-    (result,) = audit_run(small_run, attacks=[attack], rehearser=rehearser)
-    assert result.record.kind == "unavailable"
-    assert rule in result.record.reason  # type: ignore[union-attr]
-
-
-def test_unknown_attacks_in_a_stack_get_a_suggestion(small_run: Path) -> None:
-    from attacks.federated.stacking import Settings, _bases
-
-    with pytest.raises(UnknownNameError, match="Did you mean 'cosine'"):
-        _bases(Settings(attacks=("cosin",)))

@@ -1,0 +1,44 @@
+"""Stacking attacks on updates: what it can hold, how ranks travel between federations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attacks.audit import audit_run
+from attacks.federated.stacking import Settings, _bases, normal_ranks
+from fl_audit.errors import UnknownNameError
+from fl_audit.run_directory import RunDirectory
+from simulations.rehearsals import run_rehearser
+
+
+def test_ranks_do_not_depend_on_scale_and_ties_share_a_place() -> None:
+    scores = np.array([3.0, 1.0, 2.0, 2.0])
+    found = normal_ranks(scores)
+    np.testing.assert_allclose(found, normal_ranks(np.exp(50 * scores)))
+    assert found[2] == found[3]
+    assert found.sum() == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("base", "rule"),
+    [
+        ("federated_stacking", "cannot hold a stack"),
+        ("loss_threshold", "no membership attack on updates"),
+        ({"name": "cosine", "layer": ["0"]}, "setting 'layer' of 'cosine'"),
+    ],
+)
+def test_what_a_stack_cannot_hold(small_federation: Path, base: Any, rule: str) -> None:
+    rehearser = run_rehearser(RunDirectory.open(small_federation), trusted=False)
+    attack = {"name": "federated_stacking", "attacks": [base], "num_shadow_federations": 2}
+    (result,) = audit_run(small_federation, attacks=[attack], rehearser=rehearser)
+    assert result.record.kind == "unavailable"
+    assert rule in result.record.reason  # type: ignore[union-attr]
+
+
+def test_unknown_attacks_in_a_stack_get_a_suggestion(small_federation: Path) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'cosine'"):
+        _bases(Settings(attacks=("cosin",)))
