@@ -22,6 +22,7 @@ from simulations.client_app import SCENARIO_KEY, Stand, make_client_app, shared_
 from simulations.defences import build_strategy, local_trainings
 from simulations.engines.calls import RepeatableStrategy
 from simulations.engines.local import run_local
+from simulations.malicious_server import with_malice
 from simulations.models import seeded
 from simulations.partitions import partition
 from simulations.quiet import quiet_flower
@@ -36,8 +37,8 @@ from strategies.recorder import Recorder, utc_now
 class FederationRehearser:
     """Plays a scenario on other records and records what its server sees.
 
-    Clients, rounds, partition rule, local training, strategy, defence and faults are the
-    scenario's. Implements `attacks.federated.rehearsal.Rehearser`.
+    Clients, rounds, partition rule, local training, strategy, defence, faults and what a malicious
+    server does are the scenario's. Implements `attacks.federated.rehearsal.Rehearser`.
 
     Args:
         scenario: The federation to play.
@@ -69,6 +70,8 @@ class FederationRehearser:
         def main(grid: Grid, context: Context) -> None:
             nodes = identify_nodes(grid, wait_for_nodes(grid, self.num_clients))
             inner = build_strategy(scenario.strategy, scenario.defence, scenario.federation)
+            _, population, _ = shared_state(scenario.model_dump_json())
+            inner = with_malice(inner, scenario, population.game, self._spec, clients=nodes)
             strategy = CuriousStrategy(
                 RepeatableStrategy(inner, seed=seed),
                 trace=Recorder(run, self._manifest(seed), clients=nodes),

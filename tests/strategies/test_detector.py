@@ -73,7 +73,8 @@ def test_a_loss_jump_is_warned_of_and_training_goes_on(
     federate: Federate, caplog: pytest.LogCaptureFixture
 ) -> None:
     strategy = Tampering(bump, one=False)
-    found = watch(federate, strategy, rounds=2, loss=loss)
+    with caplog.at_level("WARNING", logger="fl_audit"):
+        found = watch(federate, strategy, rounds=2, loss=loss)
     assert {(f.check, f.round) for f in found} == {("loss-jump", 2)}
     assert {f.client for f in found} == set(range(7))
     assert strategy.errors == [[], []]

@@ -14,7 +14,8 @@ from attacks.registry import ATTACKS, load_attack
 from fl_audit.stats import auc_ci
 
 FALSE_FAILURE = 1e-6
-LEVEL = FALSE_FAILURE / (2 * len(ATTACKS))  # a null and a positive test for each
+LEVEL = FALSE_FAILURE / len(ATTACKS)
+FALSE_PASS = 1e-6
 ON_MODEL = [name for name in sorted(ATTACKS) if load_attack(name).is_on_model]
 FAST: dict[str, dict[str, Any]] = {}  # settings that save time and not power
 
@@ -29,5 +30,6 @@ def test_records_never_trained_on_look_alike(name: str, memorised: Any) -> None:
 @pytest.mark.parametrize("name", ON_MODEL)
 def test_members_of_a_memorised_set_stand_out(name: str, memorised: Any) -> None:
     is_member, output = memorised.run(load_attack(name), **FAST.get(name, {}))
-    estimate = auc_ci(is_member, output.scores, confidence=1 - LEVEL)
+    # an attack without any power passes with this probability, however many attacks there are
+    estimate = auc_ci(is_member, output.scores, confidence=1 - FALSE_PASS)
     assert estimate.low > 0.5
