@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from fl_audit.game import GameTruth, MembershipGame
 from fl_audit.trace import RoundIndex, Trace
-from fl_audit.trace.view import usable_clients
+from fl_audit.trace.usable import usable_clients
 
 _STAGES = (
     "their client was not sampled in a recorded round",

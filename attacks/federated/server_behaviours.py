@@ -1,6 +1,7 @@
 """How a malicious server behaves: from the global model to what one client receives in its place.
 
-Pure: a behaviour knows nothing of Flower. `strategies.malicious` applies it.
+A behaviour knows nothing of Flower; `strategies.malicious` applies it. Only `IsolatedAscent`
+remembers anything from one round to the next.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from attacks.federated.active import Stepping, bounded_ascent, chunk
+from attacks.federated.active import Stepping, add_update, bounded_ascent, chunk
 from attacks.federated.traps import build_traps, plant_traps, trap_layer
 from fl_audit.errors import InputError
 from fl_audit.factories import load_attribute
@@ -72,6 +73,21 @@ class ServerTurn:
     model: Arrays
     last: Arrays | None
     answers: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Chain:
+    """What one client was last sent, by a server that keeps a private copy for it.
+
+    Attributes:
+        answers: How many usable replies the client had sent before.
+        private: The private copy at that time.
+        sent: What was made of it, and sent.
+    """
+
+    answers: int
+    private: Arrays
+    sent: Arrays
 
 
 class ServerBehaviour(BaseModel):
@@ -165,11 +181,30 @@ class Isolation(ServerBehaviour):
 
 
 class IsolatedAscent(_Ascent):
-    """Isolation, and an ascent from the client's own last model."""
+    """Isolation, and an ascent from a private copy of the model for each client.
+
+    The private copy takes up what the client did (reply minus sent model), never what the server
+    did. If it took up replies as they came, each ascent would begin where all earlier ones ended:
+    weights grow from round to round, held records are learned by heart whoever owns them, and a
+    client's few steps move such a model by its size rather than by what it trained on.
+    """
+
+    _chains: dict[int, _Chain] = PrivateAttr(default_factory=dict)
 
     def send(self, turn: ServerTurn, means: ServerMeans) -> Arrays:
-        """The client's own last model, bad at the targets."""
-        return self._climb(turn.model if turn.last is None else turn.last, turn, means)
+        """The client's private copy, bad at the targets."""
+        private = self._private_copy(turn)
+        sent = self._climb(private, turn, means)
+        self._chains[turn.client] = _Chain(turn.answers, private, sent)
+        return sent
+
+    def _private_copy(self, turn: ServerTurn) -> Arrays:
+        chain = self._chains.get(turn.client)
+        if turn.last is None or chain is None:  # the client never answered
+            return turn.model
+        if turn.answers == chain.answers:  # no reply to what went out last
+            return chain.private
+        return add_update(chain.private, chain.sent, turn.last)
 
 
 class ReluTrap(ServerBehaviour):

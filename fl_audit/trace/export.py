@@ -15,7 +15,7 @@ from fl_audit.files import Arrays, private_directory, write_arrays, write_bytes
 from fl_audit.run_directory import refuse_flower_app, refuse_run_directory
 from fl_audit.trace.layout import Party, SentTo, party_name
 from fl_audit.trace.reader import Trace
-from fl_audit.trace.view import usable_clients
+from fl_audit.trace.usable import usable_clients
 
 
 def export_trace(

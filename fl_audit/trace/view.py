@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from fl_audit.errors import InputError, TraceError
 from fl_audit.local_training import LocalTraining, LocalTrainings
 from fl_audit.threat_model import NOTHING_SEEN, Knowledge, Observation, ThreatModel
-from fl_audit.trace.index import ArraysEntry, RoundIndex
+from fl_audit.trace.index import RoundIndex
 from fl_audit.trace.reader import LazyArrays, Trace
+from fl_audit.trace.updates import Rest, Update
+from fl_audit.trace.usable import LEFT_OUT, MODEL_LEFT_OUT, usable_clients
 
 ModelBuilder = Callable[[], Any]
 """Builds the (untrained) torch module that the arrays of the trace belong to."""
@@ -100,7 +102,7 @@ class TraceView:
             f"round {number}, client {client}: {why}"
             for number, clients in self._usable.items()
             for client, why in clients.items()
-            if why not in (None, _LEFT_OUT, _MODEL_LEFT_OUT)
+            if why not in (None, LEFT_OUT, MODEL_LEFT_OUT)
         ]
 
     def global_model(self, server_round: int) -> Mapping[str, NDArray[np.generic]]:
@@ -163,7 +165,7 @@ class TraceView:
         why = self._usable[server_round].get(client, "it sent nothing")
         if why is not None:
             raise _not_usable(server_round, client, why)
-        return _Update(self._float_names(server_round), before, after)
+        return Update(self._float_names(server_round), before, after)
 
     def sum_update(self, server_round: int) -> Mapping[str, NDArray[np.float64]] | None:
         """Mean update of the honest set in a round: the next global model minus this one, less
@@ -180,7 +182,7 @@ class TraceView:
         before, after = self.global_model(server_round), self.aggregate(server_round)
         if after is None:
             return None
-        whole = _Update(self._float_names(server_round), before, after)
+        whole = Update(self._float_names(server_round), before, after)
         own = [c for c in self.threat_model.controls if self._answers(server_round, c)]
         if not own:
             return whole
@@ -194,7 +196,7 @@ class TraceView:
         if rest <= 0:
             return None
         updates = [(counts[c] / total, self.client_update(server_round, c)) for c in own]
-        return _Rest(whole, updates, total / rest)
+        return Rest(whole, updates, total / rest)
 
     def honest_set(self, server_round: int) -> int:
         """How many clients' updates are in the sum that `sum_update` gives; public knowledge."""
@@ -209,7 +211,7 @@ class TraceView:
     def _answers(self, server_round: int, client: int) -> bool:
         """Whether a client's reply went into the aggregate, kept or not."""
         usable = self._usable[server_round]
-        return client in usable and usable[client] in (None, _LEFT_OUT, _MODEL_LEFT_OUT)
+        return client in usable and usable[client] in (None, LEFT_OUT, MODEL_LEFT_OUT)
 
     def _float_names(self, server_round: int) -> list[str]:
         broadcast = self._rounds[server_round].broadcast
@@ -326,57 +328,6 @@ class TraceView:
         return arrays
 
 
-_LEFT_OUT = "the recording policy did not keep what it sent"
-_MODEL_LEFT_OUT = "the model that it received was not kept"
-
-
-class _Update(Mapping[str, NDArray[np.float64]]):
-    """after - before, tensor by tensor."""
-
-    def __init__(
-        self,
-        names: list[str],
-        before: Mapping[str, NDArray[np.generic]],
-        after: Mapping[str, NDArray[np.generic]],
-    ) -> None:
-        self._names, self._before, self._after = names, before, after
-
-    def __getitem__(self, name: str) -> NDArray[np.float64]:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._after[name].astype(np.float64) - self._before[name].astype(np.float64)
-
-    def __iter__(self) -> Any:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-class _Rest(Mapping[str, NDArray[np.float64]]):
-    """(whole - sum of weight * update) * scale, tensor by tensor."""
-
-    def __init__(
-        self,
-        whole: Mapping[str, NDArray[np.float64]],
-        updates: list[tuple[float, Mapping[str, NDArray[np.float64]]]],
-        scale: float,
-    ) -> None:
-        self._whole, self._updates, self._scale = whole, updates, scale
-
-    def __getitem__(self, name: str) -> NDArray[np.float64]:
-        rest = self._whole[name]
-        for weight, update in self._updates:
-            rest = rest - weight * update[name]
-        return rest * self._scale
-
-    def __iter__(self) -> Any:
-        return iter(self._whole)
-
-    def __len__(self) -> int:
-        return len(self._whole)
-
-
 def _not_recorded(what: str) -> TraceError:
     return TraceError(
         "recording",
@@ -393,32 +344,3 @@ def _not_usable(server_round: int, client: int, why: str) -> TraceError:
         why,
         "Use the clients that TraceView.clients lists.",
     )
-
-
-def usable_clients(index: RoundIndex) -> dict[int, str | None]:
-    """Each client that replied, with why its reply cannot be used (None: it can)."""
-    model = _entry_shapes(index.broadcast)
-    own = {entry.client: entry.arrays for entry in index.sent}
-    usable: dict[int, str | None] = {}
-    for reply in sorted(index.replies, key=lambda r: r.client):
-        why = None
-        if reply.error_code is not None:
-            why = f"the client failed ({reply.error_reason or f'code {reply.error_code}'})"
-        elif reply.was_left_out:
-            why = _LEFT_OUT
-        elif reply.arrays is None:
-            why = "it sent no arrays"
-        elif _entry_shapes(reply.arrays) != model:
-            why = "its arrays do not have the model's names and shapes"
-        elif not reply.is_finite:
-            why = "its arrays hold NaN or infinite values"
-        elif reply.client in own and _entry_shapes(own[reply.client]) != model:
-            why = "it received a model with other names or shapes than the global one"
-        elif reply.client in own and not own[reply.client].is_stored:
-            why = _MODEL_LEFT_OUT
-        usable[reply.client] = why
-    return usable
-
-
-def _entry_shapes(entry: ArraysEntry | None) -> dict[str, list[int]]:
-    return {} if entry is None else {name: t.shape for name, t in entry.tensors.items()}
