@@ -185,8 +185,8 @@ class IsolatedAscent(_Ascent):
 
     The private copy takes up what the client did (reply minus sent model), never what the server
     did. If it took up replies as they came, each ascent would begin where all earlier ones ended:
-    weights grow from round to round, held records are learned by heart whoever owns them, and a
-    client's few steps move such a model by its size rather than by what it trained on.
+    weights grow from round to round, and what a client changes tells less and less of what it
+    trained on. One behaviour serves one run at a time: it remembers what it sent.
     """
 
     _chains: dict[int, _Chain] = PrivateAttr(default_factory=dict)

@@ -13,9 +13,11 @@ from flwr.serverapp.strategy import FedAvg, Result
 
 from attacks.federated.server_behaviours import (
     ClientSpecific,
+    IsolatedAscent,
     Isolation,
     ServerBehaviour,
     ServerMeans,
+    ServerTurn,
 )
 from fl_audit.errors import InputError, UnknownNameError
 from fl_audit.files import Arrays
@@ -47,6 +49,16 @@ class Shift(ServerBehaviour):
 
     def send(self, turn: Any, means: ServerMeans) -> Arrays:
         return {name: array + np.float32(turn.client + 1) for name, array in turn.model.items()}
+
+
+class Climb(IsolatedAscent):
+    """An ascent that adds 1000 to every weight."""
+
+    def check(self, means: ServerMeans) -> None:
+        pass
+
+    def _climb(self, base: Arrays, turn: ServerTurn, means: ServerMeans) -> Arrays:
+        return {n: np.asarray(a, np.float32) + np.float32(1000) for n, a in base.items()}
 
 
 class Broken(ServerBehaviour):
@@ -150,6 +162,45 @@ def test_an_isolated_client_gets_its_own_last_model(federate: Federate, tmp_path
         assert sent is not None
         assert last is not None
         assert (np.asarray(sent["w"]) == np.asarray(last["w"])).all()
+
+
+def test_isolated_ascent_takes_up_what_the_client_did_and_not_the_ascent(
+    federate: Federate, tmp_path: Path
+) -> None:
+    """Each client adds its own number each round; the 1000 is in what is sent once, not again."""
+    trace = trace_of(federate, Climb(), tmp_path / "run", echo)
+    first = trace.arrays(1, "broadcast")
+    assert first is not None
+    assert len(trace.rounds) >= 3
+    for number in trace.rounds:
+        for client in trace.round(number).sampled:
+            sent, back = trace.received(number, client), trace.arrays(number, client)
+            assert sent is not None
+            assert back is not None
+            step = np.asarray(back["w"], float) - np.asarray(sent["w"], float)
+            expected = np.asarray(first["w"], float) + 1000 + (number - 1) * step
+            np.testing.assert_allclose(np.asarray(sent["w"], float), expected, atol=1e-2)
+
+
+def one_weight(value: float) -> Arrays:
+    return {"w": np.array([value], np.float32)}
+
+
+def test_a_reply_that_never_came_leaves_the_private_copy_as_it_was() -> None:
+    start, other = one_weight(1), one_weight(50)
+    behaviour = Climb()
+
+    def sent(model: Arrays, last: Arrays | None, answers: int) -> float:
+        found = behaviour.send(ServerTurn(1, 0, model, last, answers), MEANS)
+        return float(np.asarray(found["w"])[0])
+
+    assert sent(start, None, 0) == 1001
+    assert sent(other, None, 0) == 1050  # still no answer: from the global model
+    answer = one_weight(1053)
+    assert sent(other, answer, 1) == 1053  # the client did +3
+    assert sent(start, answer, 1) == 1053  # no reply to the last model
+    assert sent(start, one_weight(1055), 2) == 1055  # and +2
+    assert sent(start, None, 0) == 1001  # a new run
 
 
 def test_a_client_that_failed_is_sent_the_global_model(federate: Federate, tmp_path: Path) -> None:
