@@ -73,6 +73,7 @@ def audit_trace(
     seed: int,
     up_to: int | None = None,
     last_round: int | None = None,
+    averages: bool = True,
     device: str = "cpu",
     trainer: Trainer | None = None,
     train_size: int | None = None,
@@ -97,6 +98,7 @@ def audit_trace(
         seed: Each attack's generator depends on this and the attack's label.
         up_to: Last round to use.
         last_round: The round that made the final model, if the run is done.
+        averages: Whether the strategy's step is the mean of the updates, as FedAvg's is.
         trainer: Trains shadow models; without one, attacks that need them are unavailable.
         train_size: Records that the target was trained on; by default half of the candidates.
         store: Where shadow models and answers are kept.
@@ -121,6 +123,7 @@ def audit_trace(
             local_training=local_training,
             up_to=up_to,
             last_round=last_round,
+            averages=averages,
         )
 
     view = view_of(trace)
@@ -263,6 +266,7 @@ def audit_run(
         seed=manifest.seed,
         up_to=up_to,
         last_round=manifest.planned_rounds if is_done else None,
+        averages=_averages(manifest),
         device=device,
         trainer=trainer,
         train_size=_num_training(manifest),
@@ -272,6 +276,12 @@ def audit_run(
         progress=progress,
         on_result=save,
     )
+
+
+def _averages(manifest: RunManifest) -> bool:
+    """Whether the strategy's step is the mean of the updates, as far as the run says."""
+    strategy, defence = manifest.strategy.get("name"), manifest.defence.get("name")
+    return strategy in ("FedAvg", "FedProx") and defence in ("none", "unknown")
 
 
 def _num_training(manifest: RunManifest) -> int | None:

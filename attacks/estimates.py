@@ -19,7 +19,7 @@ from attacks.property_scoring import score_property
 from attacks.source_scoring import score_source
 from fl_audit.errors import InputError
 from fl_audit.estimates import AttributeGuesses, LabelShares, PropertyScores, SourceScores
-from fl_audit.game import GameTruth, MembershipGame
+from fl_audit.game import NATURAL, GameTruth, MembershipGame
 from fl_audit.results import EstimateRecord, EstimateResult
 
 
@@ -51,6 +51,8 @@ def score_estimate(
     elif isinstance(output, SourceScores | AttributeGuesses):
         assert game is not None  # neither attack runs without candidates
         scored = np.ones(len(game.candidates), np.bool_) if is_scored is None else is_scored
+        if game.kinds is not None:
+            scored = scored & (game.kinds == NATURAL)  # canaries are no average
         if isinstance(output, SourceScores):
             fields, table = score_source(output, game, truth, scored)
         else:

@@ -165,11 +165,18 @@ def _has_sides(member: Mask) -> bool:
 
 def _no_member(played: Played) -> InputError:
     assert played.truth is not None
-    reasons = played.left_out
-    why = "; ".join(f"{count}: {reason}" for reason, count in reasons.items()) or "none is scored"
+    value = f"0 of {int(played.truth.is_member.sum())} were used"
+    if not played.left_out:  # all went into updates, and are known to the attack, or canaries
+        return InputError(
+            "members",
+            value,
+            "no natural member is left to score beside those that the attack learned from",
+            "Lower the attack's known_fraction, or ask about more records (game.members).",
+        )
+    why = "; ".join(f"{count}: {reason}" for reason, count in played.left_out.items())
     return InputError(
         "members",
-        f"0 of {int(played.truth.is_member.sum())} were used",
+        value,
         f"no member went into a usable update of the recorded rounds ({why})",
         "Record more rounds, or more of them.",
     )

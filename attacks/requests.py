@@ -88,10 +88,11 @@ def _parse_attack(item: str | Mapping[str, Any]) -> AttackRequest:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
         known = sorted(spec.settings.model_fields)
-        guess = did_you_mean(key, known)
+        is_unknown = first["type"] == "extra_forbidden"
+        guess = did_you_mean(key, known) if is_unknown else ""
         raise InputError(
             f"attack {name!r} setting {key!r}",
             first["input"],
-            "unknown setting" if first["type"] == "extra_forbidden" else first["msg"],
+            "unknown setting" if is_unknown else first["msg"].removeprefix("Value error, "),
             f"{guess}It takes: {', '.join(known) or 'no settings'}",
         ) from error

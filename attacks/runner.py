@@ -123,7 +123,7 @@ class Runner:
             _check_person_game(self.request)
         known = None
         if truth is not None and Knowledge.KNOWN_MEMBERS in self.request.knows:
-            known = self._known(truth.is_member, is_scored, "candidates")
+            known = self._known(truth.is_member, is_scored, "candidates", width=_group_width(game))
             is_scored = _without(known, is_scored, len(truth.is_member))
         if self.request.spec.is_on_model:
             output, null = self._on_model(game, known)
@@ -224,18 +224,34 @@ class Runner:
         return Calibration(output.scores[scored], is_member[scored])
 
     def _known(
-        self, is_member: NDArray[np.bool_], is_scored: NDArray[np.bool_] | None, part: str
+        self,
+        is_member: NDArray[np.bool_],
+        is_scored: NDArray[np.bool_] | None,
+        part: str,
+        *,
+        width: int = 1,
     ) -> Known:
-        """A share of the members, and as large a share of the non-members, that are granted."""
+        """A share of the members, and as large a share of the non-members, that are granted.
+
+        Args:
+            width: Candidates in a group, of which one is a member. Whole groups are granted: a
+                group of which one record is known gives the others away, and classes that are by
+                chance commoner among known members would be rarer among those that are scored.
+        """
         fraction = getattr(self.request.settings, "known_fraction", 0.5)
         rng = self._rng(f"known {part}")
         usable = np.ones(len(is_member), np.bool_) if is_scored is None else is_scored
-        rows = []
+        if width > 1:
+            groups = rng.permutation(np.flatnonzero(usable.reshape(-1, width).all(axis=1)))
+            chosen = np.sort(groups[: round(fraction * len(groups))])
+            rows = (chosen[:, None] * width + np.arange(width)).reshape(-1)
+            return rows, is_member[rows]
+        sides = []
         for side in (is_member & usable, ~is_member & usable):
             own = rng.permutation(np.flatnonzero(side))
-            rows.append(own[: round(fraction * len(own))])
-        chosen = np.sort(np.concatenate(rows))
-        return chosen, is_member[chosen]
+            sides.append(own[: round(fraction * len(own))])
+        rows = np.sort(np.concatenate(sides))
+        return rows, is_member[rows]
 
     def _run(
         self,
@@ -284,6 +300,7 @@ class Runner:
             "reference": spec.reference,
             "summary": spec.summary,
             "rounds": list(self.view.rounds),
+            "activity": spec.activity,
         }
 
 
@@ -302,6 +319,12 @@ def _split(
     per_round = {number: scores[:num] for number, scores in output.per_round.items()}
     on_null = MembershipScores(output.scores[num:]) if num_null else None
     return replace(output, scores=output.scores[:num], per_round=per_round), on_null
+
+
+def _group_width(game: MembershipGame) -> int:
+    """Candidates in a group of which a lot chose one; 1 where nobody drew lots."""
+    width = game.rules.non_members_per_member + 1
+    return width if game.rules.groups * width == len(game.candidates) else 1
 
 
 def _without(

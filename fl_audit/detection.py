@@ -48,6 +48,10 @@ class Detection(Record):
     watched: list[int] = Field(description="Honest clients whose view was examined")
     rounds: list[int] = Field(description="Rounds whose models were there to examine")
     findings: list[DetectionFinding]
+    not_examined: dict[int, list[int]] = Field(
+        default_factory=dict,
+        description="Round: honest clients that were sent a model which was not kept",
+    )
     notes: list[Text] = Field(default_factory=list)
 
     @property

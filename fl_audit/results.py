@@ -79,6 +79,13 @@ class AttackRecord(Record):
     reference: Text
     summary: Text
     rounds: list[int] = Field(description="Rounds of the trace the attack could see")
+    activity: Literal["honest-but-curious", "malicious"] = Field(
+        default="honest-but-curious",
+        description='"malicious": its adversary must have changed something in the federation',
+    )
+    who: Literal["server", "client", "coalition", "observer"] | None = Field(
+        default=None, description="The only adversary that can do it; None: whoever sees enough"
+    )
     notes: list[Text] = Field(default_factory=list)
 
 
@@ -186,6 +193,11 @@ class ReconstructionRecord(AttackRecord):
     """Reconstruction of training data, beside a prior-only baseline."""
 
     kind: Literal["reconstruction"] = "reconstruction"
+    of: Literal["records", "class"] = Field(
+        default="records",
+        description='"class": what a class looks like. "original" in its arrays is then the mean '
+        "of held-out records of that class: nobody trained on it",
+    )
     num_targets: int = Field(description="Client updates the attack made a claim about")
     metrics: dict[Text, Estimate]
     baseline: dict[Text, Estimate] = Field(

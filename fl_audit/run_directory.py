@@ -305,10 +305,11 @@ def refuse_run_directory(path: Path) -> None:
     """
     for folder in [path, *path.parents]:
         if _is_run(folder):
+            place = "is" if folder == path else "lies inside"
             raise RunDirectoryError(
                 "out",
                 str(path),
-                f"it lies inside the run directory {folder}, which --overwrite would then refuse",
+                f"it {place} the run directory {folder}, which --overwrite would then refuse",
                 "Choose a folder outside the run directory.",
             )
 

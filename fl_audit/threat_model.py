@@ -108,11 +108,13 @@ class ThreatModel:
             ObservationError: Naming each missing flag.
         """
         if activity == "malicious" and self.activity != "malicious":
+            # sums are what clients see, too
+            fit = "server" if Observation.CLIENT_UPDATES in requires else "client"
             raise ObservationError(
                 name,
                 "needs a malicious adversary",
                 f"the threat model ({self.who}) is honest-but-curious: it changes nothing",
-                'Choose a malicious preset, such as threat_model.preset = "malicious-server".',
+                f'Choose a malicious preset, such as threat_model.preset = "malicious-{fit}".',
             )
         missing = flag_names(self.missing(requires)) + flag_names(knows & ~self.knows)
         if missing:
@@ -136,6 +138,7 @@ _SERVER_KNOWS = (
 )
 
 _CLIENT_KNOWS = Knowledge.LABELS | Knowledge.LOCAL_TRAINING | Knowledge.AUXILIARY_DATA
+_KNOWS_ITS_WEIGHT = _CLIENT_KNOWS | Knowledge.EXAMPLE_COUNTS  # to subtract its own updates
 _SERVER_SEES = Observation.CLIENT_UPDATES | Observation.GLOBAL_MODEL
 _CLIENT_SEES = Observation.AGGREGATE | Observation.GLOBAL_MODEL
 
@@ -146,12 +149,11 @@ PRESETS = {
         "server", sees=Observation.AGGREGATE | Observation.GLOBAL_MODEL, knows=_SERVER_KNOWS
     ),
     "curious-client": ThreatModel("client", sees=_CLIENT_SEES, knows=_CLIENT_KNOWS),
-    "malicious-client": ThreatModel("client", "malicious", sees=_CLIENT_SEES, knows=_CLIENT_KNOWS),
+    "malicious-client": ThreatModel(
+        "client", "malicious", sees=_CLIENT_SEES, knows=_KNOWS_ITS_WEIGHT
+    ),
     "coalition": ThreatModel(
-        "coalition",
-        sees=_CLIENT_SEES,
-        # what its own updates weigh in the sum follows from everybody's counts
-        knows=_CLIENT_KNOWS | Knowledge.EXAMPLE_COUNTS | Knowledge.KNOWN_MEMBERS,
+        "coalition", sees=_CLIENT_SEES, knows=_KNOWS_ITS_WEIGHT | Knowledge.KNOWN_MEMBERS
     ),
     "model-holder": ThreatModel(
         "observer",

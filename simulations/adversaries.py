@@ -35,7 +35,7 @@ def check_adversary(adversary: AdversaryTable) -> None:
 
     Raises:
         UnknownNameError: If there is no such behaviour.
-        InputError: If clients are named that have no part in it.
+        InputError: If clients are named that have no part in it, or a place among their mods.
     """
     if adversary.name not in {"none", *CLIENT, *SERVER}:
         raise UnknownNameError("adversary", adversary.name, {"none", *CLIENT, *SERVER})
@@ -45,6 +45,13 @@ def check_adversary(adversary: AdversaryTable) -> None:
             adversary.clients,
             f"adversary {adversary.name!r} acts through no client",
             "Leave it out; `victims` names the clients that a malicious server singles out.",
+        )
+    if adversary.position != "outside" and (is_servers(adversary) or adversary.name == "none"):
+        raise InputError(
+            "adversary.position",
+            adversary.position,
+            f"adversary {adversary.name!r} acts through no client, so no mod stands around its lie",
+            "Leave it out.",
         )
     for key in adversary.settings if adversary.name == "none" else ():
         raise InputError(

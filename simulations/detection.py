@@ -19,6 +19,10 @@ _NOTES = (
     "channel which the server does not control.",
     "No finding means that these checks see nothing at their limits, not that nothing was there.",
 )
+_NOT_KEPT = (
+    "The recording policy, or its cap, did not keep every model that honest clients received: "
+    "what was not kept was neither looked at nor compared."
+)
 
 
 def detect(
@@ -28,6 +32,7 @@ def detect(
 
     Args:
         run: A recorded run; detection.json is written into it.
+            Models that it did not keep are named, not examined.
         population: What each client trains on: the loss is taken on its own records.
         limits: Where an observation becomes a finding.
 
@@ -43,10 +48,16 @@ def detect(
     module, device = view.architecture(), choose_device(scenario.device)
     liars = set(scenario.adversary.clients)
     received: dict[int, dict[int, Arrays]] = {}
+    not_examined: dict[int, list[int]] = {}
     losses: dict[int, dict[int, float]] = {}
-    for number in view.rounds:
+    for number in trace.rounds:
         honest = [client for client in _sampled(trace, number) if client not in liars]
-        received[number] = {client: view.received(number, client) for client in honest}
+        kept = [c for c in honest if trace.received(number, c) is not None]
+        if len(kept) < len(honest):
+            not_examined[number] = [client for client in honest if client not in kept]
+        if not kept:
+            continue
+        received[number] = {client: view.received(number, client) for client in kept}
         losses[number] = {
             client: float(
                 record_losses(module, model, population.clients[client], device=device).mean()
@@ -58,14 +69,15 @@ def detect(
         adversary=scenario.adversary.name,
         acts_through=sorted(liars),
         watched=sorted({client for clients in received.values() for client in clients}),
-        rounds=list(view.rounds),
+        rounds=list(received),
         findings=[
             DetectionFinding(
                 check=f.check, round=f.round, client=f.client, what=f.what, value=f.value
             )
             for f in found
         ],
-        notes=list(_NOTES),
+        not_examined=not_examined,
+        notes=[*_NOTES, *([_NOT_KEPT] if not_examined else [])],
     )
     write_detection(run, detection)
     return detection

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_audit.errors import InputError
 from fl_audit.game import GameRules
+from simulations.scenario import Scenario
 
 Rows = NDArray[np.int64]
 
@@ -36,3 +38,29 @@ def one_hot(lots: list[int], width: int) -> NDArray[np.bool_]:
     chosen = np.zeros((len(lots), width), dtype=np.bool_)
     chosen[np.arange(len(lots)), lots] = True
     return chosen.reshape(-1)
+
+
+def candidate_holders(scenario: Scenario) -> list[int]:
+    """Clients whose records are in question, ascending: not the adversary's, who knows its own.
+
+    Raises:
+        InputError: If there is none, or `game.clients` names one of the adversary's.
+    """
+    honest = scenario.honest_clients()
+    own = sorted(set(range(scenario.federation.clients)) - set(honest))
+    if not honest:
+        raise InputError(
+            "threat_model.controls and adversary.clients",
+            own,
+            "every client is the adversary's, so there is nobody to attack",
+            "Leave at least one client honest.",
+        )
+    for client in scenario.game.clients or []:
+        if client in own:
+            raise InputError(
+                "game.clients",
+                client,
+                "this client is the adversary's, who knows what it holds",
+                f"Name honest clients: {honest}.",
+            )
+    return sorted(scenario.game.clients or honest)

@@ -90,7 +90,7 @@ def check_malicious_clients(scenario: Scenario, population: Population, model: M
             f"{adversary.name!r} is what malicious clients do, and none is named",
             "Name them: [adversary] clients = [0].",
         )
-    threat = scenario.threat_model.model()
+    threat = scenario.adversary_model()
     if threat.activity != "malicious" or threat.who not in ("client", "coalition"):
         raise InputError(
             "threat_model.preset",

@@ -18,6 +18,7 @@ from fl_audit.errors import InputError, did_you_mean
 from fl_audit.factories import ModelSpec
 from fl_audit.game import MembershipGame
 from fl_audit.records import Records
+from fl_audit.threat_model import NOTHING_SEEN, Knowledge
 from simulations.adversaries import is_servers
 from simulations.scenario import Scenario
 from strategies.malicious import MaliciousStrategy
@@ -33,7 +34,7 @@ def server_behaviour(scenario: Scenario) -> ServerBehaviour | None:
     adversary = scenario.adversary
     if not is_servers(adversary):
         return None
-    threat = scenario.threat_model.model()
+    threat = scenario.adversary_model()
     if threat.activity != "malicious" or threat.who != "server":
         raise InputError(
             "threat_model.preset",
@@ -65,9 +66,12 @@ def check_malicious_server(scenario: Scenario, game: MembershipGame, model: Mode
 
     Raises:
         InputError: As `server_behaviour`, or if the behaviour lacks something.
+        ObservationError: If the threat model does not grant what the behaviour must know.
     """
     behaviour = server_behaviour(scenario)
     if behaviour is not None:
+        threat, name = scenario.threat_model.model(), scenario.adversary.name
+        threat.require(f"adversary {name!r}", NOTHING_SEEN, behaviour.knows)
         behaviour.check(_means(scenario, game, model))
 
 
@@ -94,6 +98,7 @@ def with_malice(
 
 def _means(scenario: Scenario, game: MembershipGame, model: ModelSpec) -> ServerMeans:
     targets = Records.concatenate([game.candidates, game.null])
+    has_auxiliary = Knowledge.AUXILIARY_DATA in scenario.threat_model.model().knows
     # their turn comes by lot: like records stand side by side in the game
     order = scenario.seeds("adversary", "targets").permutation(len(targets))
     asked = None
@@ -103,7 +108,7 @@ def _means(scenario: Scenario, game: MembershipGame, model: ModelSpec) -> Server
         model=model.builder(trusted=True),  # a scenario's author names this code
         targets=targets.take(order),
         asked=asked,
-        auxiliary=game.auxiliary,
+        auxiliary=game.auxiliary if has_auxiliary else game.auxiliary.take([]),
         rounds=scenario.federation.rounds,
         device=choose_device(scenario.device),
     )

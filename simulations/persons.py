@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fl_audit.errors import InputError
 from fl_audit.game import NATURAL, GameRules
-from simulations.drawn import Drawn, Rows, one_hot
+from simulations.drawn import Drawn, Rows, candidate_holders, one_hot
 from simulations.scenario import Scenario
 
 
@@ -124,7 +124,7 @@ def _draw(
     game = scenario.game
     others, fresh = game.non_members_per_member, game.fresh_per_user
     width = 1 + others
-    holders = sorted(game.clients or range(len(clients)))
+    holders = candidate_holders(scenario)
     slots = [(client, place) for client in holders for place in range(len(clients[client]))]
     chosen = [slots[i] for i in rng.permutation(len(slots))[: game.members]]
     groups: list[list[_Person]] = []

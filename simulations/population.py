@@ -19,7 +19,7 @@ from fl_audit.game import KINDS, NATURAL, GameRules, GameTruth, MembershipGame
 from fl_audit.records import Records
 from simulations.canaries import MISLABELLED, OUT_OF_DISTRIBUTION, plant
 from simulations.data import Dataset, load_dataset
-from simulations.drawn import Drawn, Rows, one_hot
+from simulations.drawn import Drawn, Rows, candidate_holders, one_hot
 from simulations.partitions import held_classes, partition
 from simulations.persons import Dealt, deal_persons
 from simulations.scenario import Game, Scenario
@@ -153,7 +153,7 @@ def _draw_candidates(
     """Draw groups and lots; `clients` is changed where the lot falls on another record."""
     others = scenario.game.non_members_per_member
     canaries, wanted = scenario.game.canaries, scenario.game.num_canaries
-    holders = sorted(scenario.game.clients or range(len(clients)))
+    holders = candidate_holders(scenario)
     slots = [(client, place) for client in holders for place in range(len(clients[client]))]
     chosen = [slots[i] for i in rng.permutation(len(slots))[: wanted + scenario.game.members]]
     groups: list[Rows] = []

@@ -99,7 +99,7 @@ class FederationRehearser:
             seed=seed,
             engine="local",
             versions=versions(),
-            threat_model=ThreatModelRecord.of(scenario.threat_model.model()),
+            threat_model=ThreatModelRecord.of(scenario.adversary_model()),
             strategy=scenario.strategy.model_dump(mode="json"),
             defence=scenario.defence.model_dump(mode="json"),
             model=self._spec,

@@ -11,7 +11,7 @@ from fl_audit.errors import InputError
 from fl_audit.files import private_directory
 from fl_audit.report.model import AuditReport, load_report
 from fl_audit.report.seeds import LEAST_RUNS, SeedsReport, summarise_seeds
-from fl_audit.run_directory import RunDirectory
+from fl_audit.run_directory import RunDirectory, refuse_run_directory
 from simulations.run import Engine, Progress, refuse_other_scenario, run_scenario
 from simulations.scenario import Scenario, load_scenario
 
@@ -23,16 +23,23 @@ def parse_seeds(text: str) -> list[int]:
     """Seeds as they are written on a command line: "0-4", "0,1,7", "0-2,7".
 
     Raises:
-        InputError: If it is neither, or names a seed twice.
+        InputError: If it is neither, names a seed twice, or too many.
     """
     seeds: list[int] = []
     for part in text.split(","):
         match = _RANGE.fullmatch(part.strip())
         first = int(match[1]) if match else 0
         last = int(match[2]) if match and match[2] else first
-        if match is None or last < first or last - first >= _MOST_SEEDS:
+        if match is None or last < first:
             raise InputError(
                 "seeds", text, "must be numbers and ranges", 'Write "0-4", or "0,1,7".'
+            )
+        if len(seeds) + last - first >= _MOST_SEEDS:
+            raise InputError(
+                "seeds",
+                text,
+                f"must be at most {_MOST_SEEDS} seeds",
+                "Give fewer; runs that are finished are kept, so more can be added later.",
             )
         seeds += range(first, last + 1)
     return _checked(seeds)
@@ -60,13 +67,14 @@ def run_seeds(
         options: As in `run_scenario`: `ray_address`, ...
 
     Raises:
-        InputError: If seeds are too few or repeated, or a run that stands there is of another
-            scenario.
+        InputError: If seeds are too few or repeated, `out` is itself a run directory, or a run
+            that stands there is of another scenario.
         As `run_scenario`.
     """
     if not isinstance(scenario, Scenario):
         scenario = load_scenario(scenario)
     seeds = _checked(seeds)
+    refuse_run_directory(Path(out).resolve())
     folder = private_directory(Path(out))
     given = {seed: scenario.model_copy(update={"seed": seed}) for seed in seeds}
     kept = {} if overwrite else {s: _finished(_place(folder, s), own) for s, own in given.items()}

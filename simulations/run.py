@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -114,7 +114,7 @@ def run_scenario(
         gpus_per_client=gpus_per_client,
     )
     requests = parse_attacks(scenario.audit.attacks)
-    check_attacks(requests, scenario.threat_model.model())
+    check_attacks(requests, scenario.adversary_model())
     with quiet_flower():
         population, manifest = _prepare(scenario, engine)
         where = Path(out)
@@ -133,7 +133,7 @@ def run_scenario(
                     _run_federation(scenario, server_app, start, progress)
             if scenario.adversary.name != "none":
                 with _stage("detection", seconds, run):
-                    detect(run, scenario, population)
+                    _examine(run, scenario, population)
                     save_prototypes(run, scenario, population)
             with _stage("attacks", seconds, run):
                 device = choose_device(scenario.device)
@@ -173,17 +173,51 @@ def refuse_other_scenario(recorded: Scenario, wanted: Scenario) -> None:
     """Refuse to go on with a run of another scenario.
 
     Raises:
-        InputError: Naming the first table that differs.
+        InputError: Naming the first key that differs, with both values.
     """
-    before, now = recorded.model_dump(), wanted.model_dump()
-    for key, value in before.items():
-        if value != now[key]:
-            raise InputError(
-                f"scenario key {key!r}",
-                now[key],
-                f"the run to resume was begun with {shorten(value)}",
-                "Resume with the scenario.toml in the run directory, or run anew elsewhere.",
-            )
+    found = _difference(recorded.model_dump(), wanted.model_dump())
+    if found is None:
+        return
+    key, before, now = found
+    began = "without it" if before is _ABSENT else f"with {shorten(before)}"
+    raise InputError(
+        f"scenario key {key!r}",
+        None if now is _ABSENT else now,
+        f"the run to resume was begun {began}",
+        "Resume with the scenario.toml in the run directory, or run anew elsewhere.",
+    )
+
+
+_ABSENT = object()
+
+
+def _difference(
+    before: Mapping[Any, Any], now: Mapping[Any, Any]
+) -> tuple[str, object, object] | None:
+    """The first key, dotted, that two nested tables differ in, and its values."""
+    for key in dict.fromkeys([*before, *now]):
+        old, new = before.get(key, _ABSENT), now.get(key, _ABSENT)
+        if old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            inner = _difference(old, new)
+            if inner is not None:
+                return f"{key}.{inner[0]}", *inner[1:]
+        return str(key), old, new
+    return None
+
+
+def _examine(run: RunDirectory, scenario: Scenario, population: Population) -> None:
+    """Write what clients could have noticed. If that fails, the run goes on and says so."""
+    try:
+        detect(run, scenario, population)
+    except Exception as error:  # the trace stands, and attacks on it are worth a look
+        logging.getLogger("fl_audit").debug("detection failed", exc_info=True)
+        run.detection_file.unlink(missing_ok=True)  # of an earlier attempt
+        why = clean_text(f"not examined: {type(error).__name__}: {error}")
+        manifest = run.read_manifest()
+        problems = [*manifest.problems, Problem(where="detection", message=why)]
+        run.write_manifest(manifest.model_copy(update={"problems": problems}))
 
 
 def _is_complete(run: RunDirectory) -> bool:
@@ -223,7 +257,7 @@ def _prepare(scenario: Scenario, engine: Engine) -> tuple[Population, RunManifes
         seed=scenario.seed,
         engine=engine,
         versions=versions(),
-        threat_model=ThreatModelRecord.of(scenario.threat_model.model()),
+        threat_model=ThreatModelRecord.of(scenario.adversary_model()),
         strategy=scenario.strategy.model_dump(mode="json"),
         defence=scenario.defence.model_dump(mode="json"),
         adversary=_behaviour(scenario.adversary),

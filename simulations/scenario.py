@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,8 @@ from fl_audit.randomness import derived_rng
 from fl_audit.settings import apply_override
 from fl_audit.threat_model import ThreatModel, threat_model
 from fl_audit.trace import RecordingPolicy
+
+_CHANGE = "Change it in the scenario file or with --set."
 
 
 class Table(BaseModel):
@@ -140,16 +143,18 @@ class Training(LocalTraining):
         for client, table in self.clients.items():
             for key in table:
                 if key not in LocalTraining.model_fields:
-                    guess = did_you_mean(key, LocalTraining.model_fields)
-                    raise ValueError(f"clients.{client}.{key} is an unknown key. {guess}")
-        try:
-            self.all()
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join(str(part) for part in first["loc"])
-            raise ValueError(
-                f"a table of training.clients has {key} = {shorten(first['input'])}: {first['msg']}"
-            ) from error
+                    known = sorted(LocalTraining.model_fields)
+                    raise InputError(
+                        f"clients.{client}.{key}",
+                        table[key],
+                        "unknown key",
+                        f"{did_you_mean(key, known)}Known keys here: {', '.join(known)}",
+                    )
+            base = self.model_dump(exclude={"clients"})
+            try:
+                LocalTraining.model_validate({**base, **table})
+            except ValidationError as error:
+                raise _explain(error, ("clients", client)) from error
         return self
 
 
@@ -257,20 +262,38 @@ class Scenario(Table):
     def _game_can_be_played(self) -> Scenario:
         game = self.game
         if game.unit == "user" and game.num_canaries:
-            raise ValueError(
-                "game.canaries are records, and game.unit is 'user': choose one of the two"
+            raise InputError(
+                "game.unit",
+                game.unit,
+                f"game.canaries are single records, and {game.num_canaries} are asked for",
+                "Choose one of the two: leave game.canaries out, or set game.unit = 'record'.",
             )
         if game.unit == "user" and self.partition.kind != "iid":
-            raise ValueError(
-                f"partition.kind = {self.partition.kind!r} would tear persons apart: with "
-                "game.unit 'user' it must be 'iid'"
+            raise InputError(
+                "partition.kind",
+                self.partition.kind,
+                "would tear persons apart: with game.unit 'user' it must be 'iid'",
+                _CHANGE,
             )
         if self.data.random_labels and game.canaries.mislabelled:
-            raise ValueError(
-                "game.canaries.mislabelled has no meaning with data.random_labels: every record "
-                "is mislabelled already"
+            raise InputError(
+                "game.canaries.mislabelled",
+                game.canaries.mislabelled,
+                "has no meaning with data.random_labels: every record is mislabelled already",
+                "Set it to 0, or data.random_labels = false.",
             )
         return self
+
+    def adversary_model(self) -> ThreatModel:
+        """The threat model; clients that the adversary acts through are its own."""
+        model = self.threat_model.model()
+        own = {*model.controls, *self.adversary.clients}
+        return replace(model, controls=tuple(sorted(own)))
+
+    def honest_clients(self) -> list[int]:
+        """Clients that are not the adversary's: those whose records are in question."""
+        own = {*self.threat_model.controls, *self.adversary.clients}
+        return [client for client in range(self.federation.clients) if client not in own]
 
     def seeds(self, *path: int | str) -> np.random.Generator:
         """A generator of its own for each place that draws: same seed and path, same numbers."""
@@ -284,12 +307,15 @@ def _refuse_bad_choice(
     if chosen is None:
         return
     if not chosen or len(set(chosen)) < len(chosen):
-        raise ValueError(f"{key} = {[*chosen]} must name at least one {what}, each once")
+        raise InputError(key, [*chosen], f"must name at least one {what}, each once", _CHANGE)
     for number in chosen:
         if not first <= number <= last:
-            raise ValueError(
-                f"{key} names {what} {number}, and {what} {number} does not exist: "
-                f"federation.{what}s = {last + 1 - first}, so {what}s are {first} to {last}"
+            raise InputError(
+                key,
+                [*chosen],
+                f"{what} {number} does not exist: federation.{what}s = {last + 1 - first}, so "
+                f"{what}s are {first} to {last}",
+                _CHANGE,
             )
 
 
@@ -332,9 +358,13 @@ def parse_scenario(tables: Mapping[str, Any]) -> Scenario:
         raise _explain(error) from error
 
 
-def _explain(error: ValidationError) -> InputError:
+def _explain(error: ValidationError, at: tuple[int | str, ...] = ()) -> InputError:
+    """The first error in our words; `at` is where the validated table stands in the scenario."""
     first = error.errors(include_url=False)[0]
-    path = [str(part) for part in first["loc"]]
+    cause = first.get("ctx", {}).get("error")
+    path = [str(part) for part in (*at, *first["loc"])]
+    if isinstance(cause, InputError):  # of a validator of ours, which names a key of its table
+        return InputError(".".join([*path, cause.name]), cause.value, cause.rule, cause.remedy)
     if first["type"] == "finite_number" and path[-1] == "float":
         path.pop()  # which kind of JSON value it is
     where = ".".join(path) or "scenario"
@@ -349,7 +379,7 @@ def _explain(error: ValidationError) -> InputError:
         where,
         "..." if isinstance(first["input"], dict) else first["input"],
         message[0].lower() + message[1:],
-        "Change it in the scenario file or with --set.",
+        _CHANGE,
     )
 
 

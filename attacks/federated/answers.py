@@ -130,11 +130,10 @@ def notes_on(view: TraceView, clients: tuple[int, ...]) -> tuple[str, ...]:
     if clients != (SUM,):
         return tuple(view.unusable)
     sizes = [view.honest_set(number) for number in view.rounds]
-    return (
-        f"Sums over an honest set of {min(sizes)} to {max(sizes)} clients."
-        if min(sizes) < max(sizes)
-        else f"Sums over an honest set of {sizes[0]} client{'s' if sizes[0] != 1 else ''}.",
-    )
+    low, high = min(sizes), max(sizes)
+    many = f"{low} to {high} clients" if low < high else f"{low} client{'s' if low != 1 else ''}"
+    caveat = view.sum_caveat
+    return (f"Sums over an honest set of {many}.", *([] if caveat is None else [caveat]))
 
 
 def both_seats(

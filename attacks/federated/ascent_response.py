@@ -11,6 +11,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,11 @@ from fl_audit.attack_spec import AttackInput, AttackSpec, MembershipScores
 from fl_audit.records import Records
 from fl_audit.threat_model import Knowledge, Observation
 from fl_audit.trace import TraceView
+
+_HONEST = (
+    "No client received another model than the global one: as far as the trace shows, no loss was "
+    "pushed up, and scores are drops of the loss in ordinary training."
+)
 
 
 def ascent_response_scores(
@@ -71,8 +77,21 @@ def _drops(
 def run(given: AttackInput) -> MembershipScores:
     """Ascent response over the chosen rounds."""
     candidates = require_candidates(given)
-    found = average(_drops(given.view, candidates, given.settings.rounds, given.device))
-    return scores_of(found, given.asked, given.view)
+    view, rounds = given.view, given.settings.rounds
+    scores = scores_of(average(_drops(view, candidates, rounds, given.device)), given.asked, view)
+    if _sent_another_model(view, rounds):
+        return scores
+    return replace(scores, notes=(_HONEST, *scores.notes))
+
+
+def _sent_another_model(view: TraceView, rounds: Sequence[int] | None) -> bool:
+    """Whether any client with an update received another model than the global one."""
+    for number in chosen_rounds(view, rounds):
+        shared = view.global_model(number)
+        for model, _ in view.received_groups(number):
+            if any(not np.array_equal(model[n], shared[n], equal_nan=True) for n in shared):
+                return True
+    return False
 
 
 ATTACK = AttackSpec(

@@ -64,23 +64,13 @@ def bins_of(values: NDArray[np.generic], num_values: int) -> tuple[Values, Value
     """Bins of an attribute: its distinct values if there are few, else quantiles.
 
     Args:
-        values: The attribute in the auxiliary records, shape (n,).
+        values: The attribute in the auxiliary records, shape (n,); at least two differ.
 
     Returns:
         (inner edges, shape (v - 1,); a value that stands for each bin, shape (v,)).
-
-    Raises:
-        InputError: If all values are one.
     """
     known = np.asarray(values, dtype=np.float64)
     distinct = np.unique(known)
-    if len(distinct) == 1:
-        raise InputError(
-            "attribute",
-            distinct.tolist(),
-            "the auxiliary records all have one value, so there is nothing to guess",
-            "Choose another attribute, or give more auxiliary records.",
-        )
     if len(distinct) <= num_values:
         return (distinct[1:] + distinct[:-1]) / 2, distinct
     edges = np.unique(np.quantile(known, np.arange(1, num_values) / num_values))
@@ -144,7 +134,7 @@ def attribute_inference(
         InputError: If there is no such value, it never varies, or no update is usable.
     """
     attribute = settings.attribute
-    known = _flat(auxiliary, attribute)[:, attribute]
+    known = _varying(auxiliary, attribute)
     edges, values = bins_of(known, settings.num_values)
     bins = np.searchsorted(edges, known, side="right")
     both = Records.concatenate([candidates, auxiliary])
@@ -208,6 +198,24 @@ def _flat(records: Records, attribute: int) -> NDArray[np.float32]:
             "Give the place of the value in the flattened input.",
         )
     return flat
+
+
+def _varying(records: Records, attribute: int) -> NDArray[np.float32]:
+    """The attribute's values, shape (n,), which must not all be one."""
+    flat = _flat(records, attribute)
+    varies = (flat != flat[:1]).any(axis=0)
+    if not varies[attribute]:
+        first = int(varies.argmax())
+        raise InputError(
+            "attribute",
+            attribute,
+            f"takes one value in all {len(flat)} auxiliary records, so there is nothing to guess",
+            f"Name one that varies, for example attribute = {first}."
+            if varies[first]
+            else "Give more auxiliary records: these are all alike.",
+        )
+    found: NDArray[np.float32] = flat[:, attribute]
+    return found
 
 
 def _run(given: AttackInput) -> AttributeGuesses:

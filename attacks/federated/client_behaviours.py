@@ -24,6 +24,9 @@ from fl_audit.files import Arrays
 from fl_audit.records import Records
 from fl_audit.trace.view import ModelBuilder
 
+_MOST = 1e6
+"""Of the size of a lie, as a multiple: more than clients are, and float32 holds the result."""
+
 Retrain = Callable[[Arrays, Records, int], Arrays]
 """(received model, what else to train on, round) -> the model after honest local training on the
 client's own records and those."""
@@ -90,7 +93,7 @@ class Behaviour(BaseModel):
 class Scaling(Behaviour):
     """The update times a factor (model replacement needs the number of clients as the factor)."""
 
-    factor: float = 5.0
+    factor: float = Field(default=5.0, ge=-_MOST, le=_MOST)
 
     def forge(self, turn: Turn, means: Means) -> Model:
         """before + factor * (after - before)."""
@@ -100,7 +103,7 @@ class Scaling(Behaviour):
 class SignFlip(Behaviour):
     """The update with its sign turned, times `strength`."""
 
-    strength: float = Field(default=1.0, gt=0)
+    strength: float = Field(default=1.0, gt=0, le=_MOST)
 
     def forge(self, turn: Turn, means: Means) -> Model:
         """before - strength * (after - before)."""
@@ -120,7 +123,7 @@ class GradientAscent(Behaviour):
     """Nats; a target at or above it is left alone."""
     every: int = Field(default=1, ge=1)
     """Rounds 1, 1 + every, ...; owners pull the loss down in all rounds."""
-    boost: float = Field(default=5.0, gt=0)
+    boost: float = Field(default=5.0, gt=0, le=_MOST)
     """The climb times this: the number of clients undoes the server's averaging."""
 
     def forge(self, turn: Turn, means: Means) -> Arrays:
@@ -148,7 +151,7 @@ class Poison(Behaviour):
 
     copies: int = Field(default=1, ge=1)
     label: LabelRule = "next"
-    boost: float = Field(default=1.0, gt=0)
+    boost: float = Field(default=1.0, gt=0, le=_MOST)
     """The poisoned update times this: the number of clients undoes the server's averaging."""
 
     def forge(self, turn: Turn, means: Means) -> Arrays:
@@ -190,8 +193,15 @@ class HitajGan(Behaviour):
         """(victim class, class to plant under).
 
         Raises:
-            InputError: If the client owns the victim class, or all classes.
+            InputError: If there is no such class, or the client owns it, or all classes.
         """
+        if self.victim_class is not None and self.victim_class >= num_classes:
+            raise InputError(
+                "adversary.victim_class",
+                self.victim_class,
+                f"there is no such class: the model has {num_classes}, counted from 0",
+                "Name one of them.",
+            )
         held = sorted(set(own.labels.tolist()))
         foreign = [c for c in range(num_classes) if c not in held]
         victim = foreign[0] if self.victim_class is None and foreign else self.victim_class

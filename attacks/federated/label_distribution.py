@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy.special import softmax
 
-from attacks.federated.answers import RoundSettings, no_signal
+from attacks.federated.answers import RoundSettings, no_signal, notes_on
 from attacks.federated.gradients import check_labels
-from attacks.federated.rounds import chosen_rounds
+from attacks.federated.rounds import SUM, chosen_rounds
 from attacks.reconstruction.labels import class_shares, last_bias, mean_by_class
 from fl_audit.attack_spec import AttackInput, AttackSpec
 from fl_audit.errors import InputError
@@ -45,7 +45,7 @@ class LabelSettings(RoundSettings):
 
     method: Method = "bias"
     """"bias": least squares; "llg": impact and offset; "idlg": presence of classes only."""
-    path_points: int = Field(default=3, ge=1)
+    path_points: int = Field(default=3, ge=1, le=100)
     """Models on the way from received to returned at which the softmax is taken."""
 
 
@@ -157,7 +157,8 @@ def label_distribution(
     if len(auxiliary) == 0:
         raise _no_auxiliary()
     module = view.architecture()
-    found, notes = [], [] if source == "sum" else list(view.unusable)
+    found: list[LabelShare] = []
+    notes = [*notes_on(view, (SUM,) if source == "sum" else ())]
     for number in chosen_rounds(view, rounds):
         for clients, before, update in _updates(view, number, source):
             name = last_bias(update)

@@ -13,16 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from attacks.federated.answers import RoundSettings, no_signal
-from attacks.federated.properties import PATTERN, has_property
+from attacks.federated.properties import checked_name, has_property
 from attacks.federated.rounds import chosen_rounds
 from attacks.federated.simulated import Features, simulate_update
 from fl_audit.attack_spec import AttackInput, AttackSpec
@@ -42,9 +42,9 @@ _EVENNESS = (0.3, 30.0)  # concentrations that the mixes of classes are drawn wi
 class PropertySettings(RoundSettings):
     """Which property, and how the adversary learns what it looks like."""
 
-    property: str = Field(default="class:0", pattern=PATTERN)
+    property: Annotated[str, AfterValidator(checked_name)] = "class:0"
     """"class:3", or "module:function" from Records to a bool array: imported, so trust it."""
-    num_updates: int = Field(default=40, ge=4)
+    num_updates: int = Field(default=40, ge=4, le=10_000)
     """Updates made with the property each round, and as many without."""
     low_share: float = Field(default=0.1, gt=0, le=1)
     """Least share of records with the property in an update made with it."""
@@ -54,7 +54,7 @@ class PropertySettings(RoundSettings):
     """A client counts as having the property if more than this share of its records has."""
     sketch: int = Field(default=128, ge=1)
     """Places that all layers but the last are projected to."""
-    num_null: int = Field(default=20, ge=2)
+    num_null: int = Field(default=20, ge=2, le=10_000)
     """Classifiers with shuffled labels."""
 
 

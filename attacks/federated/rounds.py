@@ -174,8 +174,15 @@ def chosen_rounds(view: TraceView, rounds: Sequence[int] | None) -> tuple[int, .
     """The rounds to look at, ascending.
 
     Raises:
-        InputError: If one is not in view.
+        InputError: If one is not in view, or the list is empty.
     """
+    if rounds is not None and not len(rounds):
+        raise InputError(
+            "rounds",
+            [],
+            "names no round",
+            f"Leave it out for all, or name some of the rounds in view: {list(view.rounds)}.",
+        )
     for number in rounds or ():
         if number not in view.rounds:
             raise InputError(

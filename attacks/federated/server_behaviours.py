@@ -6,9 +6,11 @@ remembers anything from one round to the next.
 
 from __future__ import annotations
 
+import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,10 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from attacks.federated.active import Stepping, add_update, bounded_ascent, chunk
 from attacks.federated.traps import build_traps, plant_traps, trap_layer
-from fl_audit.errors import InputError
+from fl_audit.errors import AuditError, InputError, clean_text
 from fl_audit.factories import load_attribute
 from fl_audit.files import Arrays
 from fl_audit.records import Records
+from fl_audit.threat_model import NOTHING_KNOWN, Knowledge
 from fl_audit.trace.view import ModelBuilder
 
 Merge = Literal["as-sent", "update", "leave-out"]
@@ -37,7 +40,8 @@ class ServerMeans:
         targets: Records it wants to know about, in the order in which their turn comes; who
             trains on them is not known to it.
         asked: Client in question for each target, shape (n,); None: any client.
-        auxiliary: Records like the clients' that it has of its own.
+        auxiliary: Records like the clients' that it has of its own; none unless its threat model
+            grants them.
         rounds: How many are planned, so that all targets can have their turn.
         device: "cpu" or "cuda".
     """
@@ -95,6 +99,9 @@ class ServerBehaviour(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    knows: ClassVar[Knowledge] = NOTHING_KNOWN
+    """What it cannot do without."""
+
     victims: list[int] | None = None
     """Clients that receive another model than the global one; all by default."""
     merge: Merge = "as-sent"
@@ -118,6 +125,8 @@ class ServerBehaviour(BaseModel):
 
 class _Ascent(ServerBehaviour):
     """Settings of an ascent."""
+
+    knows: ClassVar[Knowledge] = Knowledge.LABELS
 
     rate: float = Field(default=0.01, gt=0)
     """Length of a step: Adam's learning rate, or that of plain gradient steps."""
@@ -210,6 +219,8 @@ class IsolatedAscent(_Ascent):
 class ReluTrap(ServerBehaviour):
     """Put neurons into the first dense layer that fire for one target each."""
 
+    knows: ClassVar[Knowledge] = Knowledge.AUXILIARY_DATA
+
     merge: Merge = "update"
     """As for the others; by default the traps are taken out of what is merged."""
     margin: float = Field(default=0.01, gt=0, lt=1)
@@ -265,14 +276,50 @@ class ClientSpecific(ServerBehaviour):
     in_settings: ClassVar[str] = "adversary.function"
 
     def check(self, means: ServerMeans) -> None:
-        """The function must be there."""
-        self._function()
+        """The function must be there, and take what it is given."""
+        function = self._function()
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):  # some built-in functions have none
+            return
+        try:
+            signature.bind(1, 0, {})
+        except TypeError as error:
+            raise InputError(
+                self.in_settings,
+                self.function,
+                f"it is called with (round, client, arrays), and its parameters are {signature}",
+                "Give it three positional parameters.",
+            ) from error
 
     def send(self, turn: ServerTurn, means: ServerMeans) -> Arrays:
-        """What the function returns."""
+        """What the function returns.
+
+        Raises:
+            InputError: If it fails, or returns anything but arrays by name.
+        """
         copies = {name: np.array(array) for name, array in turn.model.items()}
-        given: Arrays = self._function()(turn.server_round, turn.client, copies)
-        return given
+        when = f"for client {turn.client} in round {turn.server_round}"
+        try:
+            given = self._function()(turn.server_round, turn.client, copies)
+        except AuditError:
+            raise
+        except Exception as error:
+            raise InputError(
+                self.in_settings,
+                self.function,
+                f"it failed {when}: {clean_text(f'{type(error).__name__}: {error}', 200)}",
+                "Correct the function.",
+            ) from error
+        odd = _not_arrays(given)
+        if odd is not None:
+            raise InputError(
+                self.in_settings,
+                self.function,
+                f"it must return arrays by name, and {when} it returned {odd}",
+                "Return a dict of NumPy arrays with the names that it was given.",
+            )
+        return dict(given)
 
     def _function(self) -> Callable[..., Any]:
         if ":" not in self.function:
@@ -286,6 +333,16 @@ class ClientSpecific(ServerBehaviour):
         if not callable(function):
             raise InputError(self.in_settings, self.function, "is no function", "Name a function.")
         return function
+
+
+def _not_arrays(given: object) -> str | None:
+    """What this is, if it is not arrays by name."""
+    if not isinstance(given, Mapping):
+        return f"a {type(given).__name__}"
+    for name, value in given.items():
+        if not isinstance(name, str) or not isinstance(value, np.ndarray):
+            return f"a {type(value).__name__} under {clean_text(name, 80)!r}"
+    return None
 
 
 def _require_targets(means: ServerMeans) -> None:
@@ -304,7 +361,8 @@ def _share(own: Records, means: ServerMeans) -> int:
 
 
 def _flat(records: Records) -> NDArray[np.float64]:
-    return np.asarray(records.inputs[:]).reshape(len(records), -1).astype(np.float64)
+    size = prod(records.input_shape)  # -1 has no answer where there is no record
+    return np.asarray(records.inputs[:]).reshape(len(records), size).astype(np.float64)
 
 
 SERVER_BEHAVIOURS: dict[str, type[ServerBehaviour]] = {

@@ -31,7 +31,7 @@ from fl_audit.attack_spec import (
     MembershipScores,
     check_member_scores,
 )
-from fl_audit.errors import InputError
+from fl_audit.errors import InputError, ObservationError, shorten
 from fl_audit.stats import auc
 from fl_audit.threat_model import Knowledge, Observation
 from fl_audit.trace import TraceView
@@ -114,15 +114,26 @@ def _run_bases(
     """Normal ranks of each attack's scores on one federation, shape (b, n)."""
     rows = []
     for number, (spec, settings) in enumerate(bases):
-        output = spec.run(
-            replace(
-                given,
-                view=view,
-                settings=settings,
-                rng=np.random.default_rng([seed, number]),
-                known=None,
-            )
+        own = replace(
+            given,
+            view=view,
+            settings=settings,
+            rng=np.random.default_rng([seed, number]),
+            known=None,
         )
+        try:
+            output = spec.run(own)
+        except ObservationError:
+            raise
+        except InputError as error:
+            held = ", ".join(f'"{base.name}"' for base, _ in bases)
+            raise InputError(
+                "federated_stacking.attacks",
+                spec.name,
+                f"the stack cannot run it here: {error.name} = {shorten(error.value)}: "
+                f"{error.rule}",
+                f"Leave it out of attacks = [{held}]. For this attack alone: {error.remedy}",
+            ) from error
         assert isinstance(output, MembershipScores)  # a membership attack
         assert given.candidates is not None
         check_member_scores(output.scores, len(given.candidates), f"stack: {spec.name}")

@@ -24,7 +24,8 @@ def scale_update(before: Arrays, after: Arrays, factor: float) -> Model:
         factor: 1 changes nothing, -1 flips the sign, 0 sends the received model back.
 
     Returns:
-        New arrays of the same dtypes; those that are not floating point are `after`'s.
+        New arrays of the same dtypes; those that are not floating point are `after`'s. What a
+        dtype cannot hold is infinite.
     """
     scaled: Model = {}
     for name, end in after.items():
@@ -32,5 +33,6 @@ def scale_update(before: Arrays, after: Arrays, factor: float) -> Model:
             scaled[name] = np.array(end)
             continue
         start = before[name].astype(np.float64)
-        scaled[name] = (start + factor * (end.astype(np.float64) - start)).astype(end.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # a diverged model overflows: infinite
+            scaled[name] = (start + factor * (end.astype(np.float64) - start)).astype(end.dtype)
     return scaled

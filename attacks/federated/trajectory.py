@@ -123,6 +123,20 @@ def filled(features: Values, means: Values) -> Values:
     return np.where(np.isnan(features), means, features)
 
 
+def _check_known(is_member: NDArray[np.bool_], fraction: float) -> None:
+    """Refuse known candidates that are all members, or all non-members."""
+    members = int(is_member.sum())
+    if members == 0 or members == len(is_member):
+        raise InputError(
+            "known_fraction",
+            fraction,
+            f"{members} members and {len(is_member) - members} non-members are known with it, and "
+            "both kinds are needed to learn from",
+            "Raise known_fraction, ask about more records (game.members), or learn from shadow "
+            'federations: fit = "shadow".',
+        )
+
+
 def _run_at(given: AttackInput, source: Source) -> MembershipScores:
     candidates, settings = require_candidates(given), given.settings
 
@@ -137,7 +151,6 @@ def _run_at(given: AttackInput, source: Source) -> MembershipScores:
             device=given.device,
         )
 
-    at = features(given.view)
     if settings.fit == "known":
         if given.known is None:
             raise InputError(
@@ -148,9 +161,12 @@ def _run_at(given: AttackInput, source: Source) -> MembershipScores:
                 'federations: fit = "shadow".',
             )
         rows, is_member = given.known
+        _check_known(is_member, settings.known_fraction)
+        at = features(given.view)
         learned = at[rows]
         note = f"Learned from {len(rows)} candidates whose membership was granted."
     else:
+        at = features(given.view)
         played, how = require_rehearsals(given, settings.num_shadow_federations)
         learned = np.concatenate([features(rehearsal.view) for rehearsal in played])
         if learned.shape[1] != at.shape[1]:

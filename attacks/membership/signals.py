@@ -64,7 +64,8 @@ def true_log_probability(
     flat, out = logits.reshape(-1, *logits.shape[-2:]), found.reshape(-1, logits.shape[-2])
     for values, row in zip(flat, out, strict=True):  # a model at a time: no second copy of all
         scaled = values / temperature if temperature != 1 else values
-        row[:] = -np.logaddexp(0, -logit_confidence(scaled, labels))
+        with np.errstate(invalid="ignore"):  # NaN stays NaN
+            row[:] = -np.logaddexp(0, -logit_confidence(scaled, labels))
     return found
 
 
@@ -76,7 +77,8 @@ def logit_confidence(logits: Logits, labels: Labels) -> NDArray[np.float64]:
     References:
         Carlini et al., IEEE S&P 2022, section V-B. https://arxiv.org/abs/2112.03570
     """
-    found: NDArray[np.float64] = _of_class(logits, labels) - logsumexp(logits, without=labels)
+    with np.errstate(invalid="ignore"):  # infinite logits give NaN, which whoever scores refuses
+        found: NDArray[np.float64] = _of_class(logits, labels) - logsumexp(logits, without=labels)
     return found
 
 

@@ -16,7 +16,7 @@ from fl_audit.cli.console import (
     print_seeds,
     progress_bar,
 )
-from fl_audit.errors import AuditError, clean_text
+from fl_audit.errors import AuditError, InputError, clean_text
 
 
 def run(
@@ -71,6 +71,10 @@ def run_and_show_seeds(
     from simulations.repeat import parse_seeds, run_seeds
     from simulations.scenario import load_scenario
 
+    if options.get("overwrite") and options.get("resume"):
+        raise InputError(
+            "overwrite", True, "runs cannot be deleted and resumed", "Choose one of the two."
+        )
     loaded = load_scenario(scenario, overrides)
     options = {name: value for name, value in options.items() if name != "resume"}  # it always does
     with progress_bar() as progress:

@@ -201,6 +201,8 @@ def _who_could(record: AnyAttackRecord, is_model: bool) -> list[str]:
         if not preset.missing(requires)
         and not knows & ~preset.knows
         and (preset.who == "observer" or not is_model)
+        and (record.activity != "malicious" or preset.activity == "malicious")
+        and record.who in (None, preset.who)
     }
     # what one party can do that follows the protocol, several and malicious ones can do, too
     plain = [n for n, p in able.items() if p.activity != "malicious" and p.who != "coalition"]

@@ -73,6 +73,8 @@ def _reconstruction(record: ReconstructionRecord) -> str:
     if record.num_targets == 0:
         return "made no claim"
     if not record.metrics:
+        if record.of == "class":
+            return "pictures shown, not judged"
         if record.refused:
             return "too few records to give a figure"
         return "claims only: no truth to compare with"

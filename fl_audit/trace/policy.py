@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from fl_audit.errors import InputError
 from fl_audit.results import Record
 
 
@@ -35,9 +36,16 @@ class RecordingPolicy(Record):
     def _targets_are_named(self) -> RecordingPolicy:
         named = self.clients is not None or self.rounds is not None
         if self.record == "targets" and not named:
-            raise ValueError("record = 'targets' needs clients or rounds")
+            raise InputError(
+                "record", self.record, "needs clients or rounds", "Name the clients, or the rounds."
+            )
         if self.record != "targets" and named:
-            raise ValueError(f"clients and rounds do not apply to record = {self.record!r}")
+            raise InputError(
+                "record",
+                self.record,
+                "clients and rounds do not apply to it",
+                "Leave them out, or set record = 'targets'.",
+            )
         return self
 
     def keeps_models(self, server_round: int) -> bool:

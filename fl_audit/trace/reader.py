@@ -162,7 +162,9 @@ class Trace:
             if entry.file_sha256 is not None and sha256_file(path) != entry.file_sha256:
                 return [f"{_short(path)}: the file's sha256 differs from the index"]
             finite = [is_finite(_read_tensor(path, name, entry)) for name in entry.tensors]
-        except (TraceError, OSError) as error:
+        except OSError as error:
+            return [clean_text(_damaged(path, error))]
+        except TraceError as error:
             return [clean_text(error)]
         reply = self.round(server_round).reply(party) if isinstance(party, int) else None
         if reply is not None and reply.is_finite != all(finite):

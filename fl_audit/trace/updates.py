@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,25 +31,25 @@ class Update(Mapping[str, NDArray[np.float64]]):
         return len(self._names)
 
 
-class Rest(Mapping[str, NDArray[np.float64]]):
-    """(whole - sum of weight * update) * scale, tensor by tensor."""
+class WeightedSum(Mapping[str, NDArray[np.float64]]):
+    """Sum of weight * update over parts, tensor by tensor."""
 
     def __init__(
         self,
-        whole: Mapping[str, NDArray[np.float64]],
-        updates: list[tuple[float, Mapping[str, NDArray[np.float64]]]],
-        scale: float,
+        names: list[str],
+        parts: Sequence[tuple[float, Mapping[str, NDArray[np.float64]]]],
     ) -> None:
-        self._whole, self._updates, self._scale = whole, updates, scale
+        self._names, self._parts = names, parts
 
     def __getitem__(self, name: str) -> NDArray[np.float64]:
-        rest = self._whole[name]
-        for weight, update in self._updates:
-            rest = rest - weight * update[name]
-        return rest * self._scale
+        (first_weight, first), *others = self._parts
+        total = first_weight * first[name]
+        for weight, update in others:
+            total = total + weight * update[name]
+        return total
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._whole)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._whole)
+        return len(self._names)

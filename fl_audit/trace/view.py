@@ -14,7 +14,7 @@ from fl_audit.local_training import LocalTraining, LocalTrainings
 from fl_audit.threat_model import NOTHING_SEEN, Knowledge, Observation, ThreatModel
 from fl_audit.trace.index import RoundIndex
 from fl_audit.trace.reader import LazyArrays, Trace
-from fl_audit.trace.updates import Rest, Update
+from fl_audit.trace.updates import Update, WeightedSum
 from fl_audit.trace.usable import LEFT_OUT, MODEL_LEFT_OUT, usable_clients
 
 ModelBuilder = Callable[[], Any]
@@ -36,6 +36,7 @@ class TraceView:
         up_to: Last round to show; all rounds by default.
         last_round: The round that made the final model, if the run is done: no older model is
             given in its place.
+        averages: Whether the strategy's step is the weighted mean of the updates, as FedAvg's is.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class TraceView:
         local_training: LocalTrainings | None = None,
         up_to: int | None = None,
         last_round: int | None = None,
+        averages: bool = True,
     ) -> None:
         self._trace = trace
+        self._averages = averages
         self._last_round = last_round
         self._local_training = local_training
         self._model = model
@@ -73,6 +76,7 @@ class TraceView:
         view = cls.__new__(cls)
         view._trace, view._local_training, view._model = Trace(Path(), []), None, None
         view._rounds, view._usable, view._last_round = {}, {}, None
+        view._averages = True
         view.threat_model = threat_model
         return view
 
@@ -117,6 +121,9 @@ class TraceView:
         Needs GLOBAL_MODEL.
         """
         self._require("received", Observation.GLOBAL_MODEL)
+        return self._received(server_round, client)
+
+    def _received(self, server_round: int, client: int) -> Mapping[str, NDArray[np.generic]]:
         if self._round(server_round).sent_to(client) is None:
             return self._arrays(server_round, "broadcast")
         arrays = self._trace.received(server_round, client)
@@ -168,11 +175,11 @@ class TraceView:
         return Update(self._float_names(server_round), before, after)
 
     def sum_update(self, server_round: int) -> Mapping[str, NDArray[np.float64]] | None:
-        """Mean update of the honest set in a round: the next global model minus this one, less
-        what the adversary's own clients added to it.
+        """Mean update of the honest set in a round, weighted by examples.
 
-        For strategies that average (FedAvg and its kin) this is the mean of the clients' updates,
-        weighted by their examples; a server optimizer gives its own step instead.
+        A server gets the sum that secure aggregation gives it, before its own step or noise. A
+        client has the next global model minus this one, less what the adversary's own clients
+        added to it: the same where the strategy averages, and otherwise what `sum_caveat` says.
 
         Returns:
             float64, read one tensor at a time; None if the round kept the old model, or nobody
@@ -180,23 +187,59 @@ class TraceView:
             the adversary controls clients.
         """
         before, after = self.global_model(server_round), self.aggregate(server_round)
-        if after is None:
-            return None
-        whole = Update(self._float_names(server_round), before, after)
+        names = self._float_names(server_round)
         own = [c for c in self.threat_model.controls if self._answers(server_round, c)]
+        honest = self.summed(server_round)
+        if after is None or not honest:
+            return None
+        if self._sees_the_sum(server_round):
+            weights = self._weights(server_round, honest)
+            parts = [(weights[c], self._update(server_round, c, names)) for c in honest]
+            return WeightedSum(names, parts)
+        whole: Mapping[str, NDArray[np.float64]] = Update(names, before, after)
         if not own:
             return whole
-        counts = {
-            client: self.num_examples(server_round, client)
-            for client in self._usable[server_round]
-            if self._answers(server_round, client)
-        }
-        total = sum(counts.values())
-        rest = total - sum(counts[client] for client in own)
-        if rest <= 0:
+        for client in own:
+            self.num_examples(server_round, client)  # grants, or says what is missing
+        weights = self._weights(server_round, (*honest, *own))
+        share = sum(weights[client] for client in honest)
+        minus = [(-weights[c] / share, self.client_update(server_round, c)) for c in own]
+        return WeightedSum(names, [(1 / share, whole), *minus])
+
+    @property
+    def sum_caveat(self) -> str | None:
+        """Why sums are not the plain mean of the honest set's updates, if they are not."""
+        if self._averages or all(self._sees_the_sum(number) for number in self.rounds):
             return None
-        updates = [(counts[c] / total, self.client_update(server_round, c)) for c in own]
-        return Rest(whole, updates, total / rest)
+        return (
+            "The strategy or its defence does more than average, and this seat sees only the step "
+            "that came of it: attacks on sums find less here than in the mean of the updates."
+        )
+
+    def _sees_the_sum(self, server_round: int) -> bool:
+        """Whether this is the server's seat, and all that went into the sum was kept."""
+        usable = self._usable[server_round]
+        kept = all(usable[client] is None for client in self.summed(server_round))
+        return self.threat_model.who == "server" and kept
+
+    def _update(
+        self, server_round: int, client: int, names: list[str]
+    ) -> Mapping[str, NDArray[np.float64]]:
+        """One client's update, as a part of a sum: nothing is granted of it alone."""
+        before = self._received(server_round, client)
+        return Update(names, before, self._arrays(server_round, client))
+
+    def _weights(self, server_round: int, clients: tuple[int, ...]) -> dict[int, float]:
+        """Share of each client in a mean weighted by examples; equal where a count is no count."""
+        counts = {}
+        for client in clients:
+            reply = self._round(server_round).reply(client)
+            count = None if reply is None else reply.num_examples
+            counts[client] = float(count) if isinstance(count, int | float) and count > 0 else 0.0
+        if not all(counts.values()):
+            counts = dict.fromkeys(clients, 1.0)
+        total = sum(counts.values())
+        return {client: count / total for client, count in counts.items()}
 
     def honest_set(self, server_round: int) -> int:
         """How many clients' updates are in the sum that `sum_update` gives; public knowledge."""

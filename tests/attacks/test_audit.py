@@ -46,6 +46,12 @@ def test_bad_requests_are_refused(
         parse_attacks([attack])
 
 
+def test_only_unknown_keys_get_a_suggestion() -> None:
+    with pytest.raises(InputError, match="'layers' = 3: Input should be") as caught:
+        parse_attacks([{"name": "cosine", "layers": 3}])
+    assert "Did you mean" not in str(caught.value)
+
+
 def test_an_attack_without_its_observation_names_the_missing_flag(digits_run: Path) -> None:
     with pytest.raises(ObservationError, match="client-updates"):
         audit_trace(

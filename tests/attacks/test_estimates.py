@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +240,15 @@ def test_results_are_saved_reported_and_printed(
     console_module.print_results(records)
     assert "gain_over_non_members" in written.getvalue()
     assert "chance 0.000" in written.getvalue()
+
+
+def test_figures_are_of_natural_records_only() -> None:
+    """Canaries are no average: a guess that is right for them only is right for nobody."""
+    clients = np.repeat(np.arange(N // 2) % 4, 2)
+    is_canary = np.arange(N) < 20
+    scores = np.zeros((4, N))
+    scores[np.where(is_canary, clients, (clients + 1) % 4), np.arange(N)] = 1
+    given = replace(game(), kinds=np.where(is_canary, 1, 0))
+    result = score_estimate(SourceScores((0, 1, 2, 3), scores), HEADER, game=given, truth=truth())
+    accuracy = result.record.metrics["accuracy"]
+    assert (accuracy.value, accuracy.n) == (0, 10)

@@ -55,6 +55,14 @@ def test_every_missing_flag_is_named() -> None:
     assert "labels-only" not in message  # implied by logits
 
 
+@pytest.mark.parametrize(
+    ("sees", "preset"), [(O.CLIENT_UPDATES, "malicious-server"), (O.AGGREGATE, "malicious-client")]
+)
+def test_the_malicious_preset_that_is_named_fits(sees: Observation, preset: str) -> None:
+    with pytest.raises(ObservationError, match=f'threat_model.preset = "{preset}"'):
+        PRESETS["curious-server"].require("x", sees | O.GLOBAL_MODEL, activity="malicious")
+
+
 def test_what_is_granted_passes() -> None:
     for model in PRESETS.values():
         model.require("x", model.sees, model.knows)

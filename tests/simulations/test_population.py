@@ -163,3 +163,19 @@ def test_the_question_may_name_the_client() -> None:
     assert game.null_asked.shape == (len(game.null),)
     assert set(game.null_asked.tolist()) <= set(range(5))
     np.testing.assert_array_equal(by_default.candidates.ids, game.candidates.ids)
+
+
+def test_nobody_is_asked_about_the_adversarys_own_records() -> None:
+    tables: dict[str, Any] = {
+        "threat_model": {"preset": "coalition", "controls": [0]},
+        "game": {"members": 60},
+    }
+    assert 0 not in build(**tables).truth.client
+    acting = {"name": "poison", "clients": [1]}
+    client = {"preset": "malicious-client"}
+    assert 1 not in build(threat_model=client, adversary=acting, game={"members": 60}).truth.client
+    with pytest.raises(InputError, match="this client is the adversary's"):
+        build(**{**tables, "game": {"clients": [0, 1]}})
+    everyone = {"preset": "coalition", "controls": [0, 1, 2, 3, 4]}
+    with pytest.raises(InputError, match="nobody to attack"):
+        build(threat_model=everyone)

@@ -15,6 +15,7 @@ from fl_audit.report.model import load_report
 from fl_audit.report.seeds import SeedsReport, load_seeds
 from fl_audit.stats import mean_ci
 from simulations.repeat import parse_seeds, run_seeds
+from simulations.run import refuse_other_scenario
 from simulations.scenario import Scenario, parse_scenario
 
 SEEDS = [0, 1, 7]
@@ -83,7 +84,7 @@ def test_finished_runs_are_kept_and_new_seeds_are_added(
 
 def test_a_run_of_another_scenario_is_refused(done: tuple[Path, SeedsReport]) -> None:
     out, _ = done
-    with pytest.raises(InputError, match=r"'federation'.*begun with"):
+    with pytest.raises(InputError, match=r"'federation.clients' = 4: .*begun with 3\."):
         run_seeds(scenario(federation={"clients": 4, "rounds": 1}), SEEDS, out=out)
 
 
@@ -107,6 +108,46 @@ def test_seeds_as_they_are_written(text: str, seeds: list[int]) -> None:
 def test_what_is_no_list_of_seeds(text: str) -> None:
     with pytest.raises(InputError, match="seeds"):
         parse_seeds(text)
+
+
+def test_too_many_seeds_are_said_to_be_too_many() -> None:
+    assert len(parse_seeds("0-999")) == 1000
+    for text in ("0-1000", "0-999,1000"):
+        with pytest.raises(InputError, match="at most 1000 seeds"):
+            parse_seeds(text)
+
+
+def test_a_run_directory_does_not_become_a_folder_of_runs(done: tuple[Path, SeedsReport]) -> None:
+    out = done[0] / "seed_0"
+    before = sorted(out.iterdir())
+    with pytest.raises(InputError, match="it is the run directory"):
+        run_seeds(scenario(), SEEDS, out=out)
+    assert sorted(out.iterdir()) == before
+
+
+def test_overwrite_and_resume_exclude_each_other(done: tuple[Path, SeedsReport]) -> None:
+    out, _ = done
+    stamp = (out / "seed_0" / "report.json").stat().st_mtime_ns
+    file = str(out / "seed_0" / "scenario.toml")
+    options = ["--seeds", "0-1", "--overwrite", "--resume"]
+    result = CliRunner().invoke(app, ["run", file, "--out", str(out), *options])
+    assert isinstance(result.exception, InputError)
+    assert "deleted and resumed" in str(result.exception)
+    assert (out / "seed_0" / "report.json").stat().st_mtime_ns == stamp
+
+
+def test_the_key_that_differs_is_named_with_both_values() -> None:
+    first = scenario(model={"name": "mlp", "hidden": [3]})
+    for other, message in (
+        (scenario(model={"name": "mlp", "hidden": [4]}), r"'model.hidden' = \[4\]: .*with \[3\]"),
+        (scenario(), r"'model.hidden' = None: .*with \[3\]"),
+        (
+            scenario(model={"name": "mlp", "hidden": [3], "groups": 1}),
+            r"'model.groups' = 1: .*begun without it",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            refuse_other_scenario(first, other)
 
 
 def test_the_command_line(done: tuple[Path, SeedsReport], tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from fl_audit.threat_model import PRESETS
 from fl_audit.trace import Trace, TraceView
 from fl_audit.trace.layout import SentTo
 from simulations.adversaries import SERVER as NAMES
+from simulations.client_app import shared_state
+from simulations.malicious_server import _means
 from simulations.run import run_scenario
 from simulations.scenario import parse_scenario
 from strategies.curious import CuriousStrategy
@@ -226,6 +228,51 @@ def test_client_specific_needs_a_function() -> None:
         strategy(ClientSpecific(function=f"{HERE}:HERE"))
 
 
+def nothing(server_round: int, client: int, arrays: Arrays) -> None:
+    """Changes its arguments and forgets to return them."""
+
+
+def two_parameters(server_round: int, client: int) -> Arrays:
+    return {}
+
+
+def lists(server_round: int, client: int, arrays: Arrays) -> dict[str, Any]:
+    return {name: array.tolist() for name, array in arrays.items()}
+
+
+def broken(server_round: int, client: int, arrays: Arrays) -> Arrays:
+    return arrays.nope  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("nothing", "must return arrays by name.*round 1 it returned a NoneType"),
+        ("two_parameters", "is called with .round, client, arrays."),
+        ("lists", "it returned a list under 'w'"),
+        ("broken", "it failed for client .* in round 1: AttributeError"),
+    ],
+)
+def test_a_function_that_is_wrong_is_named(name: str, match: str, federate: Federate) -> None:
+    with pytest.raises(InputError, match=match) as caught:
+        federate(strategy(ClientSpecific(function=f"{HERE}:{name}")))
+    assert "adversary.function" in str(caught.value)
+
+
+def means_of(**changes: Any) -> ServerMeans:
+    scenario = parse_scenario({**TABLES, **changes})
+    _, population, model = shared_state(scenario.model_dump_json())
+    return _means(scenario, population.game, model)
+
+
+def test_a_server_has_auxiliary_records_only_if_it_is_granted_them() -> None:
+    knows = ["labels"]
+    granted = {"preset": "malicious-server", "knows": [*knows, "auxiliary-data"]}
+    assert len(means_of(threat_model=granted).auxiliary) > 0
+    refused = {"preset": "malicious-server", "knows": knows}
+    assert len(means_of(threat_model=refused).auxiliary) == 0
+
+
 def test_names_are_those_of_the_scenario() -> None:
     assert {n: f"{c.__module__}:{c.__name__}" for n, c in SERVER.items()} == NAMES
 
@@ -240,6 +287,20 @@ def test_names_are_those_of_the_scenario() -> None:
         ({"adversary": {"name": "isolation", "victims": [9]}}, "clients are 0 to 2"),
         ({"adversary": {"name": "isolation", "clients": [0]}}, "acts through no client"),
         ({"adversary": {"name": "relu_trap", "traps": 999}}, "has 128 neurons"),
+        ({"adversary": {"name": "relu_trap"}, "game": {"auxiliary": 0}}, "game. auxiliary = 100"),
+        ({"adversary": {"name": "isolation", "position": "inside"}}, "adversary.position"),
+        ({"adversary": {"name": "none", "position": "inside"}}, "adversary.position"),
+        (
+            {"threat_model": {"preset": "malicious-server", "knows": []}},
+            "'gradient_ascent'.*needs labels",
+        ),
+        (
+            {
+                "threat_model": {"preset": "malicious-server", "knows": ["labels"]},
+                "adversary": {"name": "relu_trap"},
+            },
+            "'relu_trap'.*needs auxiliary-data",
+        ),
         ({"adversary": {"name": "none", "rate": 1}}, "takes no settings"),
         (
             {"adversary": {"name": "relu_trap"}, "model": {"name": "convnet"}},

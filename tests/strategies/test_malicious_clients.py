@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 from flwr.app import Context
 from flwr.serverapp.strategy import FedAvg
+from safetensors.numpy import load_file
 
 from attacks.federated.client_behaviours import Behaviour, Means, Scaling, SignFlip
 from fl_audit.detection import read_detection
 from fl_audit.errors import InputError
 from fl_audit.report.build import read_results
-from fl_audit.results import ReconstructionRecord
+from fl_audit.report.verdict import verdict
+from fl_audit.results import ReconstructionRecord, UnavailableRecord
 from fl_audit.run_directory import RunDirectory
 from fl_audit.threat_model import PRESETS
 from fl_audit.trace import TraceView
@@ -112,13 +115,69 @@ def test_a_gan_attack_is_replayed_and_scored(run_tables: Run) -> None:
     given["partition"] = {"kind": "by-class", "classes_per_client": 5}
     run = RunDirectory.open(run_tables("gan", **given))
     (record,) = [r for r in read_results(run) if isinstance(r, ReconstructionRecord)]
-    found, guess = record.metrics["mean_correlation"], record.baseline["mean_correlation"]
-    assert found.low > guess.high + 0.2
-    assert record.metrics["called_victim"].value > 0.5
+    assert record.arrays_file is not None
+    arrays = load_file(run.results / record.arrays_file)
+    (place,) = [key.rpartition("/")[0] for key in arrays if key.endswith("/reconstruction")]
+    (found, *_), (mean, *_) = arrays[f"{place}/reconstruction"], arrays[f"{place}/original"]
+    assert correlation(found, mean) > correlation(arrays["unaided"], mean) + 0.2
+    # one generator is one trial: shown beside both guesses, and not judged
+    assert record.metrics == {}
+    assert "mean of all auxiliary records 0." in record.refused["mean_correlation"]
+    assert "unaided generator" in record.refused["called_victim"]
+    assert (arrays["baseline"] != arrays["unaided"]).any()
+    assert verdict(record) == "pictures shown, not judged"
+    text = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "Mean of held-out records of the class" in text
+    assert "What a client trained on" not in text
+    assert "Original record" not in text
+    assert re.search(r"<b>Who:</b>\s*a client that deviates from the protocol</span>", text)
     detection = read_detection(run)
     assert detection is not None
     assert detection.acts_through == [0]
     assert detection.watched == [1, 2]
+
+
+def correlation(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.corrcoef(one.ravel(), other.ravel())[0, 1])
+
+
+def gan(**more: Any) -> dict[str, Any]:
+    given = tables(name="hitaj_gan", clients=[0], steps=2)
+    return given | {"partition": {"kind": "by-class", "classes_per_client": 5}} | more
+
+
+def test_a_users_attack_may_have_the_label_of_the_gan(run_tables: Run) -> None:
+    attack = {"name": "loss_threshold", "label": "hitaj_gan"}
+    run = RunDirectory.open(run_tables("label", **gan(audit={"attacks": [attack]})))
+    assert {r.label: r.attack for r in read_results(run)} == {
+        "hitaj_gan": "loss_threshold",
+        "hitaj_gan-2": "hitaj_gan",
+    }
+    assert (run.results / "hitaj_gan-2.safetensors").is_file()
+
+
+@pytest.mark.parametrize("auxiliary", [0, 30])
+def test_without_auxiliary_records_the_guess_is_the_unaided_generator(
+    auxiliary: int, run_tables: Run
+) -> None:
+    game = {"members": 20, "auxiliary": auxiliary}
+    run = RunDirectory.open(run_tables("auxiliary", **gan(game=game)))
+    (record,) = read_results(run)
+    assert isinstance(record, ReconstructionRecord)
+    is_there = "mean of all auxiliary records" in record.refused["mean_correlation"]
+    assert is_there == (auxiliary > 0)
+    assert verdict(record) == "pictures shown, not judged"
+
+
+@pytest.mark.parametrize("recording", [{"record": "none"}, {"record": "targets", "rounds": [2]}])
+def test_a_gan_without_its_received_models_is_not_replayed(
+    recording: dict[str, Any], run_tables: Run
+) -> None:
+    run = RunDirectory.open(run_tables("unkept", **gan(recording=recording)))
+    (record,) = read_results(run)
+    assert isinstance(record, UnavailableRecord)
+    assert "cannot be replayed" in record.reason
+    assert run.read_manifest().state == "done"
 
 
 def refuses(match: str, **changes: Any) -> None:
@@ -142,6 +201,7 @@ def test_what_cannot_work_is_refused_before_the_first_round() -> None:
         adversary={"name": "scaling", "clients": [0]},
         threat_model={"preset": "malicious-server"},
     )
+    refuses("no such class", adversary={"name": "hitaj_gan", "clients": [0], "victim_class": 33})
     refuses("must not own it", adversary={"name": "hitaj_gan", "clients": [0], "victim_class": 1},
             data={"examples_per_client": 200})  # fmt: skip
 

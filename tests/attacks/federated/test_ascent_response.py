@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attacks.federated.ascent_response import ascent_response_scores
+from attacks.federated.ascent_response import ATTACK, ascent_response_scores
 from attacks.federated.gradients import per_example_gradients
 from attacks.federated.rounds import record_losses
 from attacks.registry import load_attack
 from attacks.requests import check_attacks, parse_attacks
+from fl_audit.attack_spec import AttackInput, MembershipScores
 from fl_audit.errors import InputError, ObservationError
 from fl_audit.factories import ModelSpec
 from fl_audit.files import Arrays
@@ -54,6 +55,23 @@ def test_score_is_the_drop_from_what_each_client_received(tmp_path: Path) -> Non
         asked = np.full(5, client)
         scores = ascent_response_scores(seen, data, asked=asked)
         np.testing.assert_allclose(scores, loss[id(received)] - loss[id(back)])
+
+
+@pytest.mark.parametrize("is_honest", [True, False])
+def test_a_trace_without_any_ascent_is_said_to_be_one(tmp_path: Path, is_honest: bool) -> None:
+    rng = np.random.default_rng(SEED)
+    model, own, data = weights(rng), weights(rng), records(5, rng)
+    sent = {0: model} if is_honest else {1: own}
+    given = AttackInput(
+        view=view(tmp_path / "trace", model, sent, [weights(rng), weights(rng)]),
+        settings=ATTACK.settings(),
+        rng=rng,
+        candidates=data,
+    )
+    output = ATTACK.run(given)
+    assert isinstance(output, MembershipScores)
+    said = any("No client received another model" in note for note in output.notes)
+    assert said == is_honest
 
 
 def test_a_small_step_on_a_record_scores_rate_times_its_squared_gradient(tmp_path: Path) -> None:

@@ -171,7 +171,11 @@ def test_what_it_refuses(lone_records_run: Path, digits_run: Path) -> None:
     assert "an input has 64 values, numbered from 0" in result.record.reason
     (result,) = audit_run(digits_run, attacks=["attribute_inference"])  # a pixel always blank
     assert isinstance(result.record, UnavailableRecord)
-    assert "all have one value" in result.record.reason
+    assert "attribute = 0: takes one value in all 100 auxiliary records" in result.record.reason
+    other = read_game(RunDirectory.open(digits_run)).auxiliary
+    assert other is not None
+    first = np.flatnonzero(np.ptp(other.inputs.reshape(100, -1), axis=0) > 0)[0]
+    assert f"for example attribute = {first}." in result.record.reason
     game = read_game(RunDirectory.open(lone_records_run))
     blind = PRESETS["secure-aggregation-server"]
     with pytest.raises(ObservationError, match="client-updates"):

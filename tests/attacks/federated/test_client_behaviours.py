@@ -18,6 +18,7 @@ from attacks.federated.client_behaviours import (
     Turn,
 )
 from attacks.federated.rounds import record_losses
+from attacks.federated.tampering import scale_update
 from fl_audit.errors import InputError
 from fl_audit.files import Arrays
 from fl_audit.records import Records
@@ -57,6 +58,16 @@ def test_scaling_and_sign_flip() -> None:
     np.testing.assert_array_equal(found["0.bias"], np.full(3, 4, np.float32))
     flipped = SignFlip(strength=2.0).forge(turn(), means())
     np.testing.assert_array_equal(flipped["0.weight"], np.full((3, 4), -1, np.float32))
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_size_of_a_lie_is_bounded_and_what_overflows_is_infinite() -> None:
+    for kind, key in ((Scaling, "factor"), (SignFlip, "strength"), (Poison, "boost")):
+        with pytest.raises(ValidationError, match="less than or equal to 1000000"):
+            kind.model_validate({key: 1e38})
+    huge = {"0.bias": np.full(3, 1e38, np.float32)}
+    start = {"0.bias": np.zeros(3, np.float32)}
+    assert (scale_update(start, huge, 1e6)["0.bias"] == np.inf).all()
 
 
 def test_ascent_raises_the_targets_loss_on_top_of_the_honest_update() -> None:

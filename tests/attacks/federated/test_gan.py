@@ -138,7 +138,7 @@ def test_a_watcher_sends_its_honest_model() -> None:
     [
         ({"victim_class": 1}, [0, 1], "must not own it"),
         ({}, [0, 1, 2], "must not own it"),
-        ({"victim_class": 9}, [0], "must not own it"),
+        ({"victim_class": 9}, [0], "no such class: the model has 3"),
         ({"victim_class": 1, "label": 1}, [0], "adversary.label"),
         ({"label": 5}, [0], "adversary.label"),
     ],

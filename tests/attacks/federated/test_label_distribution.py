@@ -12,6 +12,7 @@ import torch
 from attacks.audit import audit_run
 from attacks.federated.label_distribution import label_distribution, llg_shares, mean_gradient
 from attacks.federated.simulated import simulate_update
+from attacks.requests import parse_attacks
 from fl_audit.errors import InputError, ObservationError
 from fl_audit.factories import ModelSpec
 from fl_audit.files import Arrays
@@ -178,3 +179,8 @@ def test_presence_only_refuses_shares(digits_run: Path) -> None:
     assert isinstance(record, EstimateRecord), record
     assert "overlap" in record.refused
     assert "presence_f1" in record.metrics
+
+
+def test_a_path_without_end_is_refused() -> None:
+    with pytest.raises(InputError, match=r"'path_points' = 1000000000: .*equal to 100"):
+        parse_attacks([{"name": "label_distribution", "path_points": 10**9}])

@@ -106,12 +106,17 @@ def test_an_unknown_property_is_refused_before_the_first_round(tmp_path: Path) -
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="property"):
         parse_attacks([{"name": "property_inference", "property": "darkness"}])
+    with pytest.raises(InputError, match=r"'property' = 'class:x': must be \"class:<number>\""):
+        parse_attacks([{"name": "property_inference", "property": "class:x"}])
 
 
 def test_a_function_must_give_a_bool_a_record() -> None:
     records = Records(np.arange(2), np.zeros((2, 1), np.float32), np.zeros(2, np.int64))
     with pytest.raises(InputError, match="not one bool for each of 2 records"):
         has_property("numpy:shape", records)
+    rule = r"property = 'os:getcwd': must be a function that takes Records .*2 records.*TypeError"
+    with pytest.raises(InputError, match=rule):
+        has_property("os:getcwd", records)
 
 
 def scores(run: Path, who: ThreatModel, **changes: Any) -> PropertyScores:

@@ -21,6 +21,7 @@ def test_a_scenario_tells_nearly_all_members_from_non_members(trap_run: Path) ->
     (result,) = audit_run(trap_run, attacks=["relu_trap"])
     assert isinstance(result, MembershipResult), result.record
     assert result.is_member is not None
+    assert result.record.activity == "malicious"  # the report's "Who" rests on it
     told = (result.scores > 0.995) == result.is_member
     assert told.mean() > 0.95
 

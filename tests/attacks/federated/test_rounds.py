@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attacks.federated.rounds import SUM, alignments, losses, parameter_names
+from attacks.federated.rounds import SUM, alignments, chosen_rounds, losses, parameter_names
 from fl_audit.errors import InputError, ObservationError
 from fl_audit.records import Records
 from fl_audit.threat_model import PRESETS
@@ -52,6 +52,14 @@ def test_a_subset_of_layers_is_a_part_of_the_whole(
     assert part.names == ("1.weight", "3.bias")  # the model's order
     places = [whole.names.index(name) for name in part.names]
     np.testing.assert_array_equal(part.dots, whole.dots[places])
+
+
+def test_no_round_is_not_all_rounds(hand: Any, tmp_path: Path, rng: np.random.Generator) -> None:
+    model = hand.weights(rng=rng)
+    view = hand.view(tmp_path / "trace", [(model, {0: model}, None)] * 2)
+    assert chosen_rounds(view, None) == (1, 2)
+    with pytest.raises(InputError, match=r"rounds = \[\]: names no round.*in view: \[1, 2\]"):
+        chosen_rounds(view, [])
 
 
 def test_losses_are_cross_entropies_of_what_came_back(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fl_audit.records import Records
 from fl_audit.results import MembershipRecord, MembershipResult
 from fl_audit.run_directory import RunDirectory
 from fl_audit.stats import auc_ci
-from fl_audit.threat_model import PRESETS, ThreatModel, parse_observations
+from fl_audit.threat_model import PRESETS, Knowledge, ThreatModel, parse_observations
 from fl_audit.trace import RecordingPolicy, Reply, Trace, TraceView, TraceWriter
 
 Run = Callable[..., Path]
@@ -137,9 +138,10 @@ def test_known_weight_decay_must_be_granted(decaying_run: Path, digits_run: Path
     with pytest.raises(InputError, match="did not record how its clients train"):
         row_space_scores(view, candidates, decay="known")
     local = LocalTrainings(default=LocalTraining(weight_decay=5e-4))
-    view = TraceView(
-        Trace.open(decaying_run / "trace"), PRESETS["curious-client"], local_training=local
+    uncounted = replace(
+        PRESETS["curious-client"], knows=Knowledge.LABELS | Knowledge.LOCAL_TRAINING
     )
+    view = TraceView(Trace.open(decaying_run / "trace"), uncounted, local_training=local)
     with pytest.raises(ObservationError, match="example-counts"):
         row_space_scores(view, candidates, decay="known")
 

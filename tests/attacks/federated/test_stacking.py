@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from attacks.audit import audit_run
-from attacks.federated.stacking import Settings, _bases, normal_ranks
-from fl_audit.errors import UnknownNameError
+from attacks.federated.stacking import Settings, _bases, _run_bases, normal_ranks
+from fl_audit.attack_spec import AttackInput
+from fl_audit.errors import InputError, UnknownNameError
 from fl_audit.run_directory import RunDirectory
 from simulations.rehearsals import run_rehearser
 
@@ -37,6 +38,21 @@ def test_what_a_stack_cannot_hold(small_federation: Path, base: Any, rule: str) 
     (result,) = audit_run(small_federation, attacks=[attack], rehearser=rehearser)
     assert result.record.kind == "unavailable"
     assert rule in result.record.reason  # type: ignore[union-attr]
+
+
+def test_a_base_that_cannot_run_here_is_named(hand: Any, tmp_path: Path) -> None:
+    """Of two clients, fedmia has no others to compare with."""
+    rng = np.random.default_rng(20_261_125)
+    data, model = hand.records(6, rng=rng), hand.weights(rng=rng)
+    replies = {i: hand.step(model, hand.gradient(model, data, [i])) for i in range(2)}
+    view = hand.view(tmp_path / "trace", [(model, replies, model)])
+    given = AttackInput(view=view, settings=Settings(), rng=rng, candidates=data)
+    rule = (
+        r"federated_stacking.attacks = 'fedmia': the stack cannot run it here: clients = 2: .*"
+        r'Leave it out of attacks = \["cosine", "fedmia"\]'
+    )
+    with pytest.raises(InputError, match=rule):
+        _run_bases(_bases(Settings(attacks=("cosine", "fedmia"))), given, view, 0)
 
 
 def test_unknown_attacks_in_a_stack_get_a_suggestion(small_federation: Path) -> None:

@@ -203,3 +203,9 @@ def test_unknown_names_are_refused() -> None:
         load_signal("entrpy")
     with pytest.raises(InputError, match="cannot be imported"):
         load_signal("no_such_module:signal")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_diverged_model_gives_nan_without_a_warning() -> None:
+    values = np.array([[np.inf, 0.0, np.inf], [np.nan, 0.0, 0.0]])
+    assert np.isnan(true_log_probability(values, np.array([0, 0]))).all()

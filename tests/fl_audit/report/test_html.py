@@ -230,6 +230,32 @@ def test_who_could_run_an_attack_follows_from_what_it_needs(
     assert "or anybody who may ask the released model for logits" in demo_text
 
 
+@pytest.mark.parametrize(
+    ("changes", "who"),
+    [
+        ({"requires": ["client-updates"]}, "a server that deviates from the protocol"),
+        ({"requires": ["global-model"], "who": "client"}, "a client that deviates from the"),
+    ],
+)
+def test_what_only_a_malicious_adversary_can_do_names_no_curious_one(
+    changes: dict[str, Any], who: str, text_of: TextOf
+) -> None:
+    text = text_of(make_report(attacks=[membership(knows=[], activity="malicious", **changes)]))
+    assert f"Who: {who}" in text
+    assert "Who: a server that sees" not in text
+
+
+def test_pictures_of_a_class_are_shown_and_not_judged(text_of: TextOf) -> None:
+    refused = {"mean_correlation": "one generator is one trial"}
+    shown = reconstruction(**{"of": "class", "metrics": {}, "baseline": {}, "refused": refused})
+    report = make_report(attacks=[shown])
+    assert verdict(report.attacks[0]) == "pictures shown, not judged"
+    text = text_of(report)
+    assert "one generator is one trial" in text
+    records = make_report(attacks=[shown | {"of": "records"}])
+    assert verdict(records.attacks[0]) == "too few records to give a figure"
+
+
 def test_a_finished_run_is_quiet_and_any_other_is_loud(demo_text: str, read_page: ReadPage) -> None:
     assert "Done. 2 of 2 planned rounds recorded." in demo_text
     assert 'class="state quiet"' in render_html(make_report())

@@ -69,6 +69,9 @@ def test_damage_and_loss_are_found(tmp_path: Path, make_model: Model) -> None:
     assert any("sent_3" in finding for finding in trace.verify())
     file.unlink()
     assert trace.missing() == ["round_0001/sent_3.safetensors"]
+    (finding,) = trace.verify()
+    assert finding.startswith("round_0001/sent_3.safetensors = ")
+    assert "missing, truncated or damaged" in finding
     (tmp_path / "t" / "round_0001" / "sent_0.safetensors").write_bytes(b"")
     assert any("not part of the trace" in finding for finding in trace.verify())
 

@@ -100,3 +100,30 @@ def test_weights_in_the_sum_must_be_known_to_subtract(
     ignorant = replace(coalition(0), knows=Knowledge.LABELS)
     with pytest.raises(ObservationError, match="example-counts"):
         TraceView(trace[0], ignorant).sum_update(1)
+
+
+def test_the_server_has_the_sum_and_not_only_the_step_that_came_of_it(tmp_path: Path) -> None:
+    """A server optimizer or noise comes after the sum: the server's seat sees what came before."""
+    rng = np.random.default_rng(20_261_125)
+    model: Arrays = {"w": rng.normal(size=(3, 4)).astype(np.float32)}
+    replies: dict[int, Arrays] = {
+        client: {"w": model["w"] + rng.normal(size=(3, 4)).astype(np.float32)} for client in COUNTS
+    }
+    writer = TraceWriter(tmp_path / "trace")
+    writer.begin_round(1, model, list(COUNTS))
+    writer.add_replies(1, [Reply(c, replies[c], {"num-examples": COUNTS[c]}) for c in COUNTS])
+    writer.end_round(1, {"w": rng.normal(size=(3, 4)).astype(np.float32)}, {})
+    writer.close()
+    seen = Trace.open(tmp_path / "trace")
+    server = TraceView(seen, PRESETS["secure-aggregation-server"], averages=False)
+    update = server.sum_update(1)
+    assert update is not None
+    expected = sum(COUNTS[c] / 100 * (replies[c]["w"] - model["w"]) for c in COUNTS)
+    np.testing.assert_allclose(update["w"], expected, atol=1e-6)
+    assert server.sum_caveat is None
+    client = TraceView(seen, PRESETS["curious-client"], averages=False)
+    step = client.sum_update(1)
+    assert step is not None
+    assert np.abs(step["w"] - expected).max() > 0.1
+    assert client.sum_caveat is not None
+    assert TraceView(seen, PRESETS["curious-client"]).sum_caveat is None
