@@ -40,7 +40,7 @@ def tables(**adversary: Any) -> dict[str, Any]:
     given: dict[str, Any] = {
         "federation": {"clients": 3, "rounds": 2},
         "data": {"examples_per_client": 20},
-        "game": {"members": 20},
+        "game": {"members": 20, "clients": [0, 2]},  # the same draws with and without the lie
         "threat_model": MALICIOUS,
     }
     return given | ({"adversary": adversary} if adversary else {})
