@@ -40,7 +40,7 @@ def tables(**adversary: Any) -> dict[str, Any]:
     given: dict[str, Any] = {
         "federation": {"clients": 3, "rounds": 2},
         "data": {"examples_per_client": 20},
-        "game": {"members": 20, "clients": [0, 2]},  # the same draws with and without the lie
+        "game": {"members": 20},
         "threat_model": MALICIOUS,
     }
     return given | ({"adversary": adversary} if adversary else {})
@@ -67,8 +67,9 @@ def test_the_recorded_update_is_multiplied(
     adversary: dict[str, Any], factor: float, run_tables: Run
 ) -> None:
     """In round 1 all start from one model, so the honest update is that of the honest run."""
-    honest = run_tables("honest", **tables())
-    lying = run_tables("lying", **tables(clients=[1], **adversary))
+    game = {"members": 20, "clients": [0, 2]}  # the same draws with and without the lie
+    honest = run_tables("honest", **{**tables(), "game": game})
+    lying = run_tables("lying", **{**tables(clients=[1], **adversary), "game": game})
     for name, expected in update(honest, 1, 1).items():
         np.testing.assert_allclose(update(lying, 1, 1)[name], factor * expected, atol=1e-6)
     for client in (0, 2):
