@@ -109,7 +109,7 @@ def test_all_records_that_the_game_leaves_are_trained_on() -> None:
     [
         ({"data": {"name": "digits"}, "game": {"unit": "user"}}, "does not say whose"),
         ({"partition": {"kind": "dirichlet"}, "game": {"unit": "user"}}, "tear persons apart"),
-        ({"game": {"unit": "user", "canaries": {"mislabelled": 1}}}, "choose one of the two"),
+        ({"game": {"unit": "user", "canaries": {"mislabelled": 1}}}, "Choose one of the two"),
         (tables() | {"data": {"name": "personas", "examples_per_client": 4}}, "get no person"),
         (tables() | {"data": {"name": "personas", "test": 9_000}}, "data.test"),
         (tables(fresh_per_user=12), "get no person"),
