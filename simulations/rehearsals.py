@@ -26,8 +26,8 @@ from simulations.malicious_server import with_malice
 from simulations.models import seeded
 from simulations.partitions import partition
 from simulations.quiet import quiet_flower
-from simulations.scenario import Scenario, load_scenario
-from simulations.shadows import NOT_TRAINING, refuse_foreign_code
+from simulations.scenario import Scenario
+from simulations.shadows import NOT_TRAINING, recorded_scenario
 from strategies.curious import CuriousStrategy
 from strategies.identify import identify_nodes, wait_for_nodes
 from strategies.ordered_grid import OrderedGrid
@@ -117,16 +117,6 @@ def rehearser_of(scenario: Scenario) -> FederationRehearser:
 
 
 def run_rehearser(run: RunDirectory, *, trusted: bool) -> FederationRehearser | None:
-    """The rehearser of a recorded run that has a scenario; None for other recordings.
-
-    Args:
-        trusted: Whether code that its scenario names (data, model) may be imported.
-
-    Raises:
-        InputError: If the scenario names code and is not trusted.
-    """
-    if not run.scenario_file.is_file():
-        return None
-    scenario = load_scenario(run.scenario_file)
-    refuse_foreign_code(scenario, trusted=trusted)
-    return rehearser_of(scenario)
+    """The rehearser of a recorded run; None without a scenario. As `recorded_scenario`."""
+    scenario = recorded_scenario(run, trusted=trusted)
+    return None if scenario is None else rehearser_of(scenario)

@@ -113,27 +113,23 @@ def shadow_trainer(scenario: Scenario, kind: Kind) -> Trainer:
 
 
 def run_trainer(run: RunDirectory, *, trusted: bool) -> Trainer | None:
-    """The trainer of a recorded run that has a scenario; None for other recordings.
+    """The trainer of a recorded run; None without a scenario. As `recorded_scenario`."""
+    scenario = recorded_scenario(run, trusted=trusted)
+    return None if scenario is None else shadow_trainer(scenario, scenario.audit.shadows)
+
+
+def recorded_scenario(run: RunDirectory, *, trusted: bool) -> Scenario | None:
+    """The scenario of a recorded run; None for other recordings.
 
     Args:
-        trusted: Whether code that its scenario names (data, model) may be imported.
+        trusted: Whether code that it names (data, model) may be imported.
 
     Raises:
-        InputError: If the scenario names code and is not trusted.
+        InputError: If it names code and is not trusted.
     """
     if not run.scenario_file.is_file():
         return None
     scenario = load_scenario(run.scenario_file)
-    refuse_foreign_code(scenario, trusted=trusted)
-    return shadow_trainer(scenario, scenario.audit.shadows)
-
-
-def refuse_foreign_code(scenario: Scenario, *, trusted: bool) -> None:
-    """Do not import what somebody else's scenario names, unless it is trusted.
-
-    Raises:
-        InputError: Naming the code.
-    """
     named = [name for name in (scenario.data.name, scenario.model.name) if ":" in name]
     if named and not trusted:
         raise InputError(
@@ -142,3 +138,4 @@ def refuse_foreign_code(scenario: Scenario, *, trusted: bool) -> None:
             "this run directory names code of its own, which is not imported unasked",
             f"If you trust it, name its model yourself: --model {scenario.model.name}",
         )
+    return scenario

@@ -26,10 +26,11 @@ from fl_audit.threat_model import PRESETS, ThreatModel
 from fl_audit.trace import RecordingPolicy
 from fl_audit.verify import RECORDING
 from fl_audit.versions import versions
+from strategies.delegating import DelegatingStrategy
 from strategies.recorder import Recorder, utc_now
 
 
-class CuriousStrategy(Strategy):
+class CuriousStrategy(DelegatingStrategy):
     """Wrap any Flower strategy, outermost, and record what the server sees.
 
     Training is not changed: every hook delegates to `inner`, whose arrays, errors and exceptions
@@ -77,8 +78,7 @@ class CuriousStrategy(Strategy):
         auxiliary: Records | None = None,
         on_round: Callable[[int], None] | None = None,
     ) -> None:
-        _refuse_own_start(inner)
-        self.inner = inner
+        super().__init__(inner)
         self._every = every
         self._current_round: int | None = None
         self._requests: list[AttackRequest] = parse_attacks(attacks)
@@ -108,12 +108,6 @@ class CuriousStrategy(Strategy):
             write_game(run, *given_game(candidates, is_member, auxiliary))
         self.recorder = Recorder(run, manifest, clients=clients or {})
 
-    def __getattr__(self, name: str) -> Any:
-        """Whatever this wrapper lacks, the inner strategy may have."""
-        if name in ("inner", "recorder"):  # not set yet: do not ask for it in a circle
-            raise AttributeError(name)
-        return getattr(self.inner, name)
-
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -141,18 +135,6 @@ class CuriousStrategy(Strategy):
         if self._on_round is not None:
             self._on_round(server_round)
         return arrays, metrics
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Delegate."""
-        return self.inner.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Delegate."""
-        return self.inner.aggregate_evaluate(server_round, replies)
 
     def start(self, grid: Grid, *args: Any, **kwargs: Any) -> Result:
         """Flower's own loop of rounds, which calls the hooks above; run.json says how it ended."""
@@ -201,13 +183,3 @@ def _refuse_membership(requests: Sequence[AttackRequest]) -> None:
                 "a membership attack needs records to ask about",
                 "Give CuriousStrategy(candidates=Records(ids, inputs, labels)).",
             )
-
-
-def _refuse_own_start(inner: Strategy) -> None:
-    if type(inner).start is not Strategy.start:
-        raise InputError(
-            "inner",
-            type(inner).__name__,
-            "it overrides start(), so its rounds would pass this wrapper unseen",
-            "Move its logic into the configure_/aggregate_ hooks, which a wrapper can see.",
-        )

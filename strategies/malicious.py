@@ -19,13 +19,14 @@ from attacks.federated.server_behaviours import (
 )
 from fl_audit.errors import InputError
 from fl_audit.files import Arrays
+from strategies.delegating import DelegatingStrategy
 from strategies.messages import arrays_of, main_key
 
 SERVER = SERVER_BEHAVIOURS
 """What a malicious server does: name -> its settings class."""
 
 
-class MaliciousStrategy(Strategy):
+class MaliciousStrategy(DelegatingStrategy):
     """Wrap any Flower strategy; alter what victims receive, and what becomes of their replies.
 
     Everything else is `inner`'s. A client that was not sampled, failed, or sent NaN or another
@@ -50,15 +51,8 @@ class MaliciousStrategy(Strategy):
         means: ServerMeans,
         clients: Mapping[int, int] | None = None,
     ) -> None:
-        if type(inner).start is not Strategy.start:
-            raise InputError(
-                "inner",
-                type(inner).__name__,
-                "it overrides start(), so its rounds would pass this wrapper unseen",
-                "Move its logic into the configure_/aggregate_ hooks, which a wrapper can see.",
-            )
+        super().__init__(inner)
         behaviour.check(means)
-        self.inner = inner
         self.behaviour = behaviour
         self._means = means
         self._clients = dict(clients or {})
@@ -66,12 +60,6 @@ class MaliciousStrategy(Strategy):
         self._sent: dict[int, Arrays] = {}  # this round, to clients that got another model
         self._last: dict[int, Arrays] = {}  # each client's last usable model
         self._answers: dict[int, int] = {}  # and how many of them there were
-
-    def __getattr__(self, name: str) -> Any:
-        """Whatever this wrapper lacks, the inner strategy may have."""
-        if name == "inner":  # not set yet: do not ask for it in a circle
-            raise AttributeError(name)
-        return getattr(self.inner, name)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -125,22 +113,6 @@ class MaliciousStrategy(Strategy):
                 reply.content[key] = to_record(honest)
             merged.append(reply)
         return self.inner.aggregate_train(server_round, merged)
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Delegate: clients evaluate the honest global model."""
-        return self.inner.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Delegate."""
-        return self.inner.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        """Delegate: a malicious server does not say that it is one."""
-        self.inner.summary()
 
     def _is_victim(self, client: int) -> bool:
         return self.behaviour.victims is None or client in self.behaviour.victims

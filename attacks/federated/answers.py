@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attacks.candidates import require_candidates
-from attacks.federated.rounds import SUM, Source
+from attacks.federated.rounds import SUM, Source, Where
 from fl_audit.attack_spec import AttackInput, AttackSettings, AttackSpec, MembershipScores
 from fl_audit.errors import InputError
 from fl_audit.threat_model import Knowledge, Observation
@@ -134,6 +134,12 @@ def notes_on(view: TraceView, clients: tuple[int, ...]) -> tuple[str, ...]:
     many = f"{low} to {high} clients" if low < high else f"{low} client{'s' if low != 1 else ''}"
     caveat = view.sum_caveat
     return (f"Sums over an honest set of {many}.", *([] if caveat is None else [caveat]))
+
+
+def where(given: AttackInput, source: Source) -> Where:
+    """What an attack's settings say of layers and rounds, as keywords."""
+    layers: list[str] | None = getattr(given.settings, "layers", None)
+    return Where(layers=layers, rounds=given.settings.rounds, source=source, device=given.device)
 
 
 def both_seats(

@@ -12,18 +12,21 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
+from attacks.candidates import require_candidates
 from attacks.federated.answers import (
     LayerSettings,
     RoundValues,
     answer,
     average,
     both_seats,
+    where,
 )
-from attacks.federated.rounds import Source, alignments
+from attacks.federated.rounds import Source, Where, alignments
 from fl_audit.attack_spec import AttackInput
 from fl_audit.records import Records
 from fl_audit.trace import TraceView
@@ -56,30 +59,18 @@ def cosine_scores(
         InputError: If no client sent a usable, non-zero update ("no signal"), or a layer or round
             is unknown.
     """
-    found = average(_cosines(view, candidates, layers, rounds, source, device))
+    look = Where(layers=layers, rounds=rounds, source=source, device=device)
+    found = average(_cosines(view, candidates, **look))
     return answer(found.clients, found.means, asked)
 
 
-def _cosines(
-    view: TraceView,
-    candidates: Records,
-    layers: Sequence[str] | None,
-    rounds: Sequence[int] | None,
-    source: Source,
-    device: str,
-) -> Iterator[RoundValues]:
-    for found in alignments(
-        view, candidates, layers=layers, rounds=rounds, source=source, device=device
-    ):
+def _cosines(view: TraceView, candidates: Records, **look: Unpack[Where]) -> Iterator[RoundValues]:
+    for found in alignments(view, candidates, **look):
         yield found.round, found.clients, found.cosines()
 
 
 def _values(given: AttackInput, source: Source) -> Iterator[RoundValues]:
-    settings = given.settings
-    assert given.candidates is not None
-    return _cosines(
-        given.view, given.candidates, settings.layers, settings.rounds, source, given.device
-    )
+    return _cosines(given.view, require_candidates(given), **where(given, source))
 
 
 ATTACK, LOCAL_ATTACK = both_seats(

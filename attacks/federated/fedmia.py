@@ -18,7 +18,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,9 @@ from attacks.federated.answers import (
     answer,
     average,
     scores_of,
+    where,
 )
-from attacks.federated.rounds import alignments, losses
+from attacks.federated.rounds import Where, alignments, losses
 from fl_audit.attack_spec import AttackInput, AttackSpec, MembershipScores
 from fl_audit.errors import InputError
 from fl_audit.records import Records
@@ -82,7 +83,9 @@ def fedmia_scores(
         ObservationError: If the view does not grant the updates.
         InputError: If no round has three clients, or there is no signal.
     """
-    found = average(_places(view, candidates, statistic, variance, layers, rounds, device))
+    settings = Settings(statistic=statistic, variance=variance)
+    look = Where(layers=layers, rounds=rounds, source="clients", device=device)
+    found = average(_places(view, candidates, settings, **look))
     return answer(found.clients, found.means, asked)
 
 
@@ -160,19 +163,13 @@ def _without_outliers(
 
 
 def _places(
-    view: TraceView,
-    candidates: Records,
-    statistic: Statistic,
-    variance: Variance,
-    layers: Sequence[str] | None,
-    rounds: Sequence[int] | None,
-    device: str,
+    view: TraceView, candidates: Records, settings: Settings, **look: Unpack[Where]
 ) -> Iterator[RoundValues]:
     most = 0
-    for number, clients, values in _statistics(view, candidates, statistic, layers, rounds, device):
+    for number, clients, values in _statistics(view, candidates, settings.statistic, **look):
         most = max(most, len(clients))
         if len(clients) > _LEAST_OTHERS:
-            yield number, clients, place_among_others(values, variance=variance)
+            yield number, clients, place_among_others(values, variance=settings.variance)
     if 0 < most <= _LEAST_OTHERS:
         raise InputError(
             "clients",
@@ -183,34 +180,21 @@ def _places(
 
 
 def _statistics(
-    view: TraceView,
-    candidates: Records,
-    statistic: Statistic,
-    layers: Sequence[str] | None,
-    rounds: Sequence[int] | None,
-    device: str,
+    view: TraceView, candidates: Records, statistic: Statistic, **look: Unpack[Where]
 ) -> Iterable[RoundValues]:
     if statistic == "loss":
-        for number, clients, values in losses(view, candidates, rounds=rounds, device=device):
+        for number, clients, values in losses(
+            view, candidates, rounds=look["rounds"], device=look["device"]
+        ):
             yield number, clients, -values
         return
-    for found in alignments(view, candidates, layers=layers, rounds=rounds, device=device):
+    for found in alignments(view, candidates, **look):
         yield found.round, found.clients, found.cosines()
 
 
 def _run(given: AttackInput) -> MembershipScores:
-    settings = given.settings
-    found = average(
-        _places(
-            given.view,
-            require_candidates(given),
-            settings.statistic,
-            settings.variance,
-            settings.layers,
-            settings.rounds,
-            given.device,
-        )
-    )
+    look, candidates = where(given, "clients"), require_candidates(given)
+    found = average(_places(given.view, candidates, given.settings, **look))
     return scores_of(found, given.asked, given.view)
 
 

@@ -11,12 +11,14 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.federated.answers import LayerSettings, RoundValues, answer, average, both_seats
-from attacks.federated.rounds import Source, alignments
+from attacks.candidates import require_candidates
+from attacks.federated.answers import LayerSettings, RoundValues, answer, average, both_seats, where
+from attacks.federated.rounds import Source, Where, alignments
 from fl_audit.attack_spec import AttackInput
 from fl_audit.errors import InputError
 from fl_audit.records import Records
@@ -56,18 +58,13 @@ def gradient_difference_scores(
         ObservationError: If the view does not grant the updates or the learning rate.
         InputError: If there is no signal, or the learning rate is not positive or not recorded.
     """
-    found = average(_differences(view, candidates, learning_rate, layers, rounds, source, device))
+    look = Where(layers=layers, rounds=rounds, source=source, device=device)
+    found = average(_differences(view, candidates, learning_rate, **look))
     return answer(found.clients, found.means, asked)
 
 
 def _differences(
-    view: TraceView,
-    candidates: Records,
-    learning_rate: float | None,
-    layers: Sequence[str] | None,
-    rounds: Sequence[int] | None,
-    source: Source,
-    device: str,
+    view: TraceView, candidates: Records, learning_rate: float | None, **look: Unpack[Where]
 ) -> Iterator[RoundValues]:
     if learning_rate is not None and not learning_rate > 0:
         raise InputError(
@@ -76,9 +73,7 @@ def _differences(
             "must be positive",
             "Give the clients' learning rate, or leave it out where the run recorded it.",
         )
-    for found in alignments(
-        view, candidates, layers=layers, rounds=rounds, source=source, device=device
-    ):
+    for found in alignments(view, candidates, **look):
         rates = _rates(view, found.round, found.clients, learning_rate)
         keep = [row for row, client in enumerate(found.clients) if rates[client] > 0]
         if not keep:
@@ -100,17 +95,8 @@ def _rates(
 
 
 def _values(given: AttackInput, source: Source) -> Iterator[RoundValues]:
-    settings = given.settings
-    assert given.candidates is not None
-    return _differences(
-        given.view,
-        given.candidates,
-        settings.learning_rate,
-        settings.layers,
-        settings.rounds,
-        source,
-        given.device,
-    )
+    rate, look = given.settings.learning_rate, where(given, source)
+    return _differences(given.view, require_candidates(given), rate, **look)
 
 
 ATTACK, LOCAL_ATTACK = both_seats(

@@ -8,14 +8,16 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attacks.federated.answers import LayerSettings, RoundValues, answer, average, both_seats
+from attacks.candidates import require_candidates
+from attacks.federated.answers import LayerSettings, RoundValues, answer, average, both_seats, where
 from attacks.federated.gradients import per_example_gradients
-from attacks.federated.rounds import SUM, Source, chosen_rounds, parameter_names
+from attacks.federated.rounds import SUM, Source, Where, chosen_rounds, parameter_names
 from fl_audit.attack_spec import AttackInput
 from fl_audit.records import Records
 from fl_audit.trace import TraceView
@@ -44,30 +46,26 @@ def gradient_norm_scores(
         ObservationError: If the view does not grant the models.
         InputError: If there is no model to ask, or the candidates do not fit it.
     """
-    found = average(_norms(view, candidates, layers, rounds, source, device))
+    look = Where(layers=layers, rounds=rounds, source=source, device=device)
+    found = average(_norms(view, candidates, **look))
     return answer(found.clients, found.means, asked)
 
 
-def _norms(
-    view: TraceView,
-    candidates: Records,
-    layers: Sequence[str] | None,
-    rounds: Sequence[int] | None,
-    source: Source,
-    device: str,
-) -> Iterator[RoundValues]:
+def _norms(view: TraceView, candidates: Records, **look: Unpack[Where]) -> Iterator[RoundValues]:
     module = view.architecture()
-    names = parameter_names(module, layers)
-    for number in chosen_rounds(view, rounds):
+    names = parameter_names(module, look["layers"])
+    for number in chosen_rounds(view, look["rounds"]):
         models: list[Mapping[str, NDArray[np.generic]]]
         clients: tuple[int, ...]
-        if source == "sum":
+        if look["source"] == "sum":
             after = view.aggregate(number)
             clients, models = ((SUM,), [after]) if after is not None else ((), [])
         else:
             clients = view.clients(number)
             models = [view.client_model(number, client) for client in clients]
-        rows = [_norm(module, model, candidates, names, device) for model in models]
+        rows = [
+            _norm(module, model, candidates, names=names, device=look["device"]) for model in models
+        ]
         kept = [place for place, row in enumerate(rows) if np.isfinite(row).all()]
         if kept:
             yield number, tuple(clients[i] for i in kept), -np.stack([rows[i] for i in kept])
@@ -77,6 +75,7 @@ def _norm(
     module: torch.nn.Module,
     model: Mapping[str, NDArray[np.generic]],
     candidates: Records,
+    *,
     names: Sequence[str],
     device: str,
 ) -> NDArray[np.float64]:
@@ -89,11 +88,7 @@ def _norm(
 
 
 def _values(given: AttackInput, source: Source) -> Iterator[RoundValues]:
-    settings = given.settings
-    assert given.candidates is not None
-    return _norms(
-        given.view, given.candidates, settings.layers, settings.rounds, source, given.device
-    )
+    return _norms(given.view, require_candidates(given), **where(given, source))
 
 
 ATTACK, LOCAL_ATTACK = both_seats(

@@ -25,22 +25,23 @@ References:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from attacks.federated.answers import LayerSettings, RoundValues, answer, average, both_seats
+from attacks.candidates import require_candidates
+from attacks.federated.answers import LayerSettings, RoundValues, answer, average, both_seats, where
 from attacks.federated.gradients import per_example_gradients
-from attacks.federated.rounds import Source, chosen_rounds, parameter_names, round_updates
+from attacks.federated.rounds import Source, Where, chosen_rounds, parameter_names, round_updates
 from fl_audit.attack_spec import AttackInput
 from fl_audit.errors import InputError
 from fl_audit.records import Records
 from fl_audit.trace import TraceView
 
-Where = Literal["path", "start"]
+Place = Literal["path", "start"]
 Arrays = Mapping[str, NDArray[np.generic]]
 _MOST_DIMENSIONS = 16_384
 _DIMENSIONS_OF_MANY = 4_096  # for so many candidates that (n, d) would fill the memory
@@ -50,7 +51,7 @@ _MANY = 4_096
 class Settings(LayerSettings):
     """Rounds, layers, where gradients are taken, and the ridge."""
 
-    at: Where = "path"
+    at: Place = "path"
     """"path": mean of the gradients at the received and the returned model; "start": received."""
     ridge: float = Field(default=0.01, gt=0)
     """In units of the mean squared gradient norm of the candidates."""
@@ -62,7 +63,7 @@ def gradient_regression_scores(
     *,
     rng: np.random.Generator,
     asked: NDArray[np.int64] | None = None,
-    at: Where = "path",
+    at: Place = "path",
     ridge: float = 0.01,
     layers: Sequence[str] | None = None,
     rounds: Sequence[int] | None = None,
@@ -87,7 +88,9 @@ def gradient_regression_scores(
         ObservationError: If the view does not grant the updates.
         InputError: If there is no signal, or a layer or round is unknown.
     """
-    found = average(_coefficients(view, candidates, at, ridge, layers, rounds, source, rng, device))
+    settings = Settings(at=at, ridge=ridge)
+    look = Where(layers=layers, rounds=rounds, source=source, device=device)
+    found = average(_coefficients(view, candidates, settings, rng=rng, **look))
     return answer(found.clients, found.means, asked)
 
 
@@ -160,30 +163,28 @@ class _Sketch:
 def _coefficients(
     view: TraceView,
     candidates: Records,
-    at: Where,
-    ridge: float,
-    layers: Sequence[str] | None,
-    rounds: Sequence[int] | None,
-    source: Source,
+    settings: Settings,
+    *,
     rng: np.random.Generator,
-    device: str,
+    **look: Unpack[Where],
 ) -> Iterator[RoundValues]:
+    device = look["device"]
     module = view.architecture()
-    names = parameter_names(module, layers)
+    names = parameter_names(module, look["layers"])
     shapes = dict(module.named_parameters())
     total = sum(shapes[name].numel() for name in names)
     sketch = _Sketch(total, len(candidates), rng=rng, device=device)
 
     def directions(arrays: Arrays) -> torch.Tensor:
         rows = torch.empty(len(candidates), sketch.size, device=device)
-        for where, gradients in per_example_gradients(module, arrays, candidates, device=device):
+        for part, gradients in per_example_gradients(module, arrays, candidates, device=device):
             flat = torch.cat([gradients[name].flatten(1) for name in names], dim=1)
-            rows[where] = -sketch(flat)
+            rows[part] = -sketch(flat)
         return rows
 
-    for number in chosen_rounds(view, rounds):
+    for number in chosen_rounds(view, look["rounds"]):
         found: dict[int, NDArray[np.float64]] = {}
-        for received, updates in round_updates(view, number, source):
+        for received, updates in round_updates(view, number, look["source"]):
             if not all(np.isfinite(received[name]).all() for name in names):
                 continue
             start = directions(received)
@@ -193,11 +194,11 @@ def _coefficients(
                 if not 0 < size < np.inf:
                     continue
                 used = start
-                if at == "path":
+                if settings.at == "path":
                     used = (start + directions(_returned(view, number, client))) / 2
                 direction = torch.from_numpy((flat / size).astype(np.float32)).to(device)
                 found[client] = _standard(
-                    ridge_coefficients(used, sketch(direction[None])[0], ridge)
+                    ridge_coefficients(used, sketch(direction[None])[0], settings.ridge)
                 )
         if found:
             clients = tuple(sorted(found))
@@ -219,19 +220,8 @@ def _standard(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _values(given: AttackInput, source: Source) -> Iterator[RoundValues]:
-    settings = given.settings
-    assert given.candidates is not None
-    return _coefficients(
-        given.view,
-        given.candidates,
-        settings.at,
-        settings.ridge,
-        settings.layers,
-        settings.rounds,
-        source,
-        given.rng,
-        given.device,
-    )
+    look, candidates = where(given, source), require_candidates(given)
+    return _coefficients(given.view, candidates, given.settings, rng=given.rng, **look)
 
 
 ATTACK, LOCAL_ATTACK = both_seats(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import torch
@@ -27,6 +27,22 @@ SUM = -1
 """Stands for the client where the update is the sum of the honest set's."""
 
 Values = NDArray[np.float64]
+
+
+class Where(TypedDict, total=False):
+    """What of a trace an attack looks at: keywords that attacks on gradients share.
+
+    Attributes:
+        layers: Parameter names to compare; all by default.
+        rounds: Rounds to look at; all in view by default.
+        source: Each client's update, or the sum of the honest set's.
+        device: "cpu" or "cuda".
+    """
+
+    layers: Sequence[str] | None
+    rounds: Sequence[int] | None
+    source: Source
+    device: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,6 +87,22 @@ def _view(
     )
 
 
+def _two_rounds() -> tuple[Records, list[tuple[Arrays, dict[int, Arrays | None], Arrays | None]]]:
+    """Five records; two clients in round 1, one of them in round 2."""
+    rng = np.random.default_rng(20_261_125)
+    data = _records(5, rng=rng)
+    models = [_weights(rng=rng) for _ in range(5)]
+    first: dict[int, Arrays | None] = {0: models[1], 1: models[2]}
+    return data, [(models[0], first, models[3]), (models[3], {1: models[4]}, models[4])]
+
+
+@pytest.fixture(autouse=True)
+def torchs_own_generator() -> Iterator[None]:
+    """As it was after each test: some seed it to build a model."""
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
 @pytest.fixture(scope="session")
 def hand() -> Any:
     """Pieces of a hand-made trace: records, weights, gradient, step, view."""
@@ -98,6 +114,7 @@ def hand() -> Any:
         gradient=_gradient,
         step=_step,
         view=_view,
+        two_rounds=_two_rounds,
     )
 
 

@@ -12,22 +12,9 @@ from attacks.federated.gradient_norm import gradient_norm_scores
 from fl_audit.errors import InputError, ObservationError
 from fl_audit.threat_model import PRESETS
 
-SEED = 20_261_125
-
-
-def two_rounds(hand: Any) -> tuple[Any, list[Any]]:
-    rng = np.random.default_rng(SEED)
-    data = hand.records(5, rng=rng)
-    models = [hand.weights(rng=rng) for _ in range(5)]
-    rounds = [
-        (models[0], {0: models[1], 1: models[2]}, models[3]),
-        (models[3], {1: models[4]}, models[4]),
-    ]
-    return data, rounds
-
 
 def test_gradient_norm_is_taken_at_what_came_back(hand: Any, tmp_path: Path) -> None:
-    data, rounds = two_rounds(hand)
+    data, rounds = hand.two_rounds()
     view = hand.view(tmp_path / "trace", rounds)
     scores = gradient_norm_scores(view, data, rounds=[2])
     for row in range(5):
@@ -37,7 +24,7 @@ def test_gradient_norm_is_taken_at_what_came_back(hand: Any, tmp_path: Path) -> 
 
 
 def test_from_a_clients_seat_it_is_taken_at_the_global_models(hand: Any, tmp_path: Path) -> None:
-    data, rounds = two_rounds(hand)
+    data, rounds = hand.two_rounds()
     seat = hand.view(tmp_path / "trace", rounds, PRESETS["curious-client"])
     server = hand.view(tmp_path / "again", [(rounds[0][0], {0: rounds[0][2]}, None)])
     np.testing.assert_allclose(
@@ -49,7 +36,7 @@ def test_from_a_clients_seat_it_is_taken_at_the_global_models(hand: Any, tmp_pat
 
 
 def test_nobody_answered(hand: Any, tmp_path: Path) -> None:
-    data, rounds = two_rounds(hand)
+    data, rounds = hand.two_rounds()
     view = hand.view(tmp_path / "trace", [(rounds[0][0], {0: None}, None)])
     with pytest.raises(InputError, match="no signal"):
         gradient_norm_scores(view, data)

@@ -13,22 +13,9 @@ from attacks.federated.rounds import record_losses
 from fl_audit.errors import InputError, ObservationError
 from fl_audit.threat_model import PRESETS
 
-SEED = 20_261_125
-
-
-def two_rounds(hand: Any) -> tuple[Any, list[Any]]:
-    rng = np.random.default_rng(SEED)
-    data = hand.records(5, rng=rng)
-    models = [hand.weights(rng=rng) for _ in range(5)]
-    rounds = [
-        (models[0], {0: models[1], 1: models[2]}, models[3]),
-        (models[3], {1: models[4]}, models[4]),
-    ]
-    return data, rounds
-
 
 def test_loss_series_is_the_mean_over_a_clients_rounds(hand: Any, tmp_path: Path) -> None:
-    data, rounds = two_rounds(hand)
+    data, rounds = hand.two_rounds()
     view = hand.view(tmp_path / "trace", rounds)
     module = view.architecture()
     first = record_losses(module, rounds[0][1][1], data)
@@ -39,7 +26,7 @@ def test_loss_series_is_the_mean_over_a_clients_rounds(hand: Any, tmp_path: Path
 
 
 def test_from_a_clients_seat_it_asks_the_global_models(hand: Any, tmp_path: Path) -> None:
-    data, rounds = two_rounds(hand)
+    data, rounds = hand.two_rounds()
     seat = hand.view(tmp_path / "trace", rounds, PRESETS["curious-client"])
     module = seat.architecture()
     first, second = (record_losses(module, r[2], data) for r in rounds)
@@ -50,7 +37,7 @@ def test_from_a_clients_seat_it_asks_the_global_models(hand: Any, tmp_path: Path
 
 
 def test_nobody_answered(hand: Any, tmp_path: Path) -> None:
-    data, rounds = two_rounds(hand)
+    data, rounds = hand.two_rounds()
     view = hand.view(tmp_path / "trace", [(rounds[0][0], {0: None}, None)])
     with pytest.raises(InputError, match="no signal"):
         loss_series_scores(view, data)

@@ -12,6 +12,7 @@ from attacks.audit import audit_run
 from attacks.federated.stacking import Settings, _bases, _run_bases, normal_ranks
 from fl_audit.attack_spec import AttackInput
 from fl_audit.errors import InputError, UnknownNameError
+from fl_audit.results import MembershipResult
 from fl_audit.run_directory import RunDirectory
 from simulations.rehearsals import run_rehearser
 
@@ -58,3 +59,22 @@ def test_a_base_that_cannot_run_here_is_named(hand: Any, tmp_path: Path) -> None
 def test_unknown_attacks_in_a_stack_get_a_suggestion(small_federation: Path) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'cosine'"):
         _bases(Settings(attacks=("cosin",)))
+
+
+def test_best_is_the_attack_that_did_best_on_the_shadow_federations(small_federation: Path) -> None:
+    rehearser = run_rehearser(RunDirectory.open(small_federation), trusted=False)
+    attack = {
+        "name": "federated_stacking",
+        "num_shadow_federations": 2,
+        "combine": "best",
+        "attacks": ["cosine", "gradient_regression"],
+    }
+    best, each = (
+        audit_run(small_federation, attacks=[name], rehearser=rehearser)[0]
+        for name in (attack, "gradient_regression")
+    )
+    assert isinstance(best, MembershipResult)
+    assert isinstance(each, MembershipResult)
+    assert best.record.notes[0].startswith("Chose gradient_regression")
+    order = [np.argsort(np.argsort(r.scores, kind="stable"), kind="stable") for r in (best, each)]
+    assert np.corrcoef(*order)[0, 1] > 0.99  # the same ranking, up to near ties
