@@ -92,23 +92,44 @@ class Reconstruction:
 
     Attributes:
         round: Server round of the update.
-        client: Client that sent it.
+        client: Client that sent it; -1 for the sum of the honest set's.
         inputs: Reconstructed model inputs, shape (b, ...), or None if the attack gives none.
+            Sequences of tokens are token numbers, shape (b, length).
         label_counts: Reconstructed number of examples per class, shape (classes,), or None.
+        labels: Class of each reconstructed input, shape (b,), or None.
+        tokens: Tokens that the data holds, ascending, whatever their place; or None.
+        behind: Clients whose updates are in the sum, where `client` is -1.
+        objective: The attacker's objective over the iterations that led here, shape (steps,).
+        frames: Reconstructions on the way, shape (t, b, ...), or None.
+        confidence: How sure the attacker is of each reconstructed input (or value of it), in
+            [0, 1], broadcastable to `inputs`; or None.
     """
 
     round: int
     client: int
     inputs: NDArray[np.float64] | None = None
     label_counts: NDArray[np.int64] | None = None
+    labels: NDArray[np.int64] | None = None
+    tokens: NDArray[np.int64] | None = None
+    behind: tuple[int, ...] = ()
+    objective: NDArray[np.float64] | None = None
+    frames: NDArray[np.float64] | None = None
+    confidence: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reconstructions:
-    """All claims of a reconstruction attack. An update it makes no claim about is not in it."""
+    """All claims of a reconstruction attack. An update it makes no claim about is not in it.
+
+    Attributes:
+        expected: Metric: the value that theory expects of it here, before the truth is looked at.
+        contents: What inputs are: numbers (pictures among them), tokens, or rows of a table.
+    """
 
     targets: tuple[Reconstruction, ...]
     notes: tuple[str, ...] = ()
+    expected: Mapping[str, float] = field(default_factory=dict)
+    contents: Literal["numbers", "tokens", "table"] = "numbers"
 
 
 AttackOutput = MembershipScores | Reconstructions | EstimateOutput

@@ -80,6 +80,35 @@ class TraceView:
         view.threat_model = threat_model
         return view
 
+    def from_seat(self, client: int) -> TraceView:
+        """What one client sees of the same rounds: global models, and its own updates.
+
+        Whoever sees every client's update sees this too. Sums are then the difference of two
+        global models less what this client added to it.
+
+        Raises:
+            ObservationError: If this view does not grant every client's update, and the client is
+                not the adversary's own.
+            InputError: If no such client ever replied.
+        """
+        if client not in self.threat_model.controls:
+            self._require("from_seat", Observation.CLIENT_UPDATES)
+        if not any(client in usable for usable in self._usable.values()):
+            replied = sorted({c for usable in self._usable.values() for c in usable})
+            raise InputError(
+                "seat", client, "no such client replied", f"These clients did: {replied}."
+            )
+        seat = TraceView.__new__(TraceView)
+        for name, value in vars(self).items():
+            setattr(seat, name, value)
+        seat.threat_model = ThreatModel(
+            "client",
+            sees=Observation.AGGREGATE | Observation.GLOBAL_MODEL,
+            knows=self.threat_model.knows | Knowledge.EXAMPLE_COUNTS,
+            controls=(client,),
+        )
+        return seat
+
     @property
     def rounds(self) -> tuple[int, ...]:
         """Numbers of the rounds whose model was recorded, ascending."""
