@@ -1,0 +1,207 @@
+"""Gradient inversion: search inputs whose gradient is the observed one.
+
+Nothing here sees the truth: restarts are ranked by the objective that the attacker itself can
+compute, and labels come from the gradient unless the threat model grants them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from attacks.reconstruction.optimisation.checks import (
+    check_inputs_fit,
+    check_labels,
+    gradient_tensors,
+)
+from attacks.reconstruction.optimisation.config import InversionConfig
+from attacks.reconstruction.optimisation.finish import finish
+from attacks.reconstruction.optimisation.labelling import find_labels
+from attacks.reconstruction.optimisation.objectives import Objective, build_objective
+from attacks.reconstruction.optimisation.plan import LocalPlan
+from attacks.reconstruction.optimisation.presets import preset
+from attacks.reconstruction.optimisation.problem import Point, Problem
+from attacks.reconstruction.optimisation.regularisers import (
+    BATCH_NORMS,
+    Moments,
+    has_batch_norm,
+    inferred_moments,
+    proxy_moments,
+    running_moments,
+)
+from attacks.reconstruction.optimisation.result import Inversion
+from attacks.reconstruction.optimisation.search import Tick, adam, lbfgs
+from attacks.reconstruction.optimisation.simulation import LocalSteps, OneGradient, Simulation
+from attacks.reconstruction.optimisation.smoothness import kinks
+from attacks.reconstruction.optimisation.start import find_scale, start
+from fl_audit.errors import InputError
+
+Tensor = torch.Tensor
+Decode = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sight:
+    """One more update of the same data, seen at another model.
+
+    Attributes:
+        model: With the weights that the client received.
+        gradients: By parameter name.
+    """
+
+    model: torch.nn.Module
+    gradients: Mapping[str, Any]
+
+
+def invert_gradients(
+    model: torch.nn.Module,
+    gradients: Mapping[str, Any],
+    *,
+    input_shape: Sequence[int],
+    labels: Any = None,
+    config: InversionConfig | None = None,
+    generator: torch.Generator,
+    batch_size: int | None = None,
+    proxies: Any = None,
+    plan: LocalPlan | None = None,
+    more: Sequence[Sight] = (),
+    decode: Decode | None = None,
+    tick: Tick | None = None,
+) -> Inversion:
+    """Reconstruct the batch behind a gradient.
+
+    Args:
+        model: With the weights at which the gradient was taken, in the mode (train or eval) in
+            which it was. It is not changed.
+        gradients: Gradient of the mean cross-entropy by parameter name, arrays or tensors. For
+            several local steps: `pseudo_gradient` of the update, with a `plan`. With
+            `config.statistics = "inferred"`, also the change of the model's buffers by name.
+        input_shape: Of one input.
+        labels: Classes, shape (b,), where they are known.
+        config: How to search; `preset("second_order")` by default.
+        generator: Draws starts, and noise to estimate labels with. On the CPU.
+        batch_size: Inputs in the batch; estimated, and said so, if neither it nor labels are given.
+        proxies: Inputs like the client's, (n, *input_shape): they scale the start, and help to
+            estimate labels and statistics.
+        plan: Local steps to unroll.
+        more: Updates of the same data at other models.
+        decode: From what is searched to inputs (softmax of categories, for tables).
+        tick: Called with (evaluations done, at most).
+
+    Returns:
+        What was found, in the model's input units, with the attacker's own objective.
+
+    Raises:
+        InputError: If the gradient does not fit the model, a value is not finite, the model
+            refuses inputs of this shape, or labels or statistics are needed and missing.
+    """
+    config = preset("second_order") if config is None else config
+    module = _copy(model, config)
+    like = next(module.parameters()).detach().reshape(-1)[:0]
+    observed = gradient_tensors(module, gradients, like)
+    own = None if proxies is None else torch.as_tensor(np.asarray(proxies)).to(like)
+    given = find_labels(
+        module,
+        observed,
+        given=labels,
+        strategy=config.labels,
+        batch_size=batch_size if plan is None else plan.num_examples,
+        proxies=own,
+        input_shape=input_shape,
+        generator=generator,
+    )
+    num_classes = check_inputs_fit(module, input_shape, len(given.classes), like)
+    check_labels(given.classes, num_classes)
+    classes = given.classes if plan is None else plan.spread(given.classes)
+    problem = Problem(
+        _sights(module, observed, config, plan, more, like),
+        None if config.labels == "joint" and labels is None else classes,
+        config,
+        moments=_moments(module, gradients, config, own, len(given.classes)),
+        decode=decode,
+        prior=plan.prior if plan is not None and plan.epochs > 1 else None,
+    )
+    scale = find_scale(input_shape, config.bounds, own, like)
+    shape = (config.restarts, len(classes), *input_shape)
+    logits = None
+    if problem.labels is None:
+        logits = torch.randn(*shape[:2], num_classes, generator=generator).to(like)
+    point = Point(start(config.start, shape, scale, generator), logits)
+    uses_lbfgs, notes = _chooses_lbfgs(module, config, point)
+    search = (
+        lbfgs(problem, point, tick=tick) if uses_lbfgs else adam(problem, point, scale, tick=tick)
+    )
+    return finish(problem, search, scale, plan, classes, [*given.notes, *notes], tick)
+
+
+def _copy(model: torch.nn.Module, config: InversionConfig) -> torch.nn.Module:
+    """The model in the precision of the search, with its mode; BatchNorm in training mode uses the
+    batch's statistics and leaves its running ones alone, which a search would run away with."""
+    module = copy.deepcopy(model).to(getattr(torch, config.precision))
+    for layer in module.modules():
+        if isinstance(layer, BATCH_NORMS) and layer.training:
+            layer.track_running_stats = False
+    return module
+
+
+def _sights(
+    module: torch.nn.Module,
+    observed: Mapping[str, Tensor],
+    config: InversionConfig,
+    plan: LocalPlan | None,
+    more: Sequence[Sight],
+    like: Tensor,
+) -> list[tuple[Simulation, Objective]]:
+    found = []
+    others = [(_copy(s.model, config), s.gradients) for s in more]
+    pairs = [(module, observed), *((m, gradient_tensors(m, g, like)) for m, g in others)]
+    for each, gradient in pairs:
+        names = tuple(gradient)
+        objective = build_objective(config, gradient, names)
+        simulation: Simulation = OneGradient(each, names)
+        if plan is not None and plan.steps > 1:
+            batches = [rows.to(like.device) for rows in plan.batches()]
+            simulation = LocalSteps(each, names, plan.training, plan.rate, batches)
+        found.append((simulation, objective))
+    return found
+
+
+def _moments(
+    module: torch.nn.Module,
+    gradients: Mapping[str, Any],
+    config: InversionConfig,
+    proxies: Tensor | None,
+    batch_size: int,
+) -> list[Moments] | None:
+    if not config.batch_norm or not has_batch_norm(module):
+        return None  # nothing to hold on to
+    if config.statistics == "running":
+        return running_moments(module)
+    if config.statistics == "inferred":
+        like = next(module.parameters())
+        buffers = {name: torch.as_tensor(np.asarray(v)).to(like) for name, v in gradients.items()}
+        return inferred_moments(module, buffers, batch_size)
+    if proxies is None or len(proxies) == 0:
+        raise InputError(
+            "proxies",
+            None,
+            'statistics = "proxy" needs inputs like the client\'s',
+            "Give some, or use the running statistics.",
+        )
+    return proxy_moments(module, proxies)
+
+
+def _chooses_lbfgs(
+    module: torch.nn.Module, config: InversionConfig, point: Point
+) -> tuple[bool, list[str]]:
+    if config.optimiser != "auto":
+        return config.optimiser == "lbfgs", []
+    found = kinks(module, point.inputs[0])
+    if found:
+        return False, [f"The model is not smooth ({', '.join(found)}): searched with Adam."]
+    return True, ["The model is smooth: searched with L-BFGS."]

@@ -1,0 +1,81 @@
+"""Labels of the batch: given, read off the last layer, or left to the search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from attacks.reconstruction.optimisation.config import Labels
+from fl_audit.errors import InputError
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundLabels:
+    """Classes of the batch's inputs, shape (b,), ascending where they were inferred."""
+
+    classes: Tensor
+    notes: tuple[str, ...] = ()
+
+
+def find_labels(
+    model: torch.nn.Module,
+    observed: Mapping[str, Tensor],
+    *,
+    given: Any,
+    strategy: Labels,
+    batch_size: int | None,
+    proxies: Tensor | None,
+    input_shape: Sequence[int],
+    generator: torch.Generator,
+) -> FoundLabels:
+    """The labels to search with.
+
+    Raises:
+        InputError: If they are to be known and are not given, or do not fit the batch size.
+    """
+    if given is not None:
+        classes = torch.as_tensor(np.asarray(given), dtype=torch.int64)
+        if batch_size is not None and len(classes) != batch_size:
+            raise InputError(
+                "labels",
+                len(classes),
+                f"the batch holds {batch_size} inputs",
+                "Give one label for each, or leave one of the two out.",
+            )
+        return FoundLabels(classes.to(next(model.parameters()).device))
+    if strategy == "known":
+        raise InputError(
+            "labels",
+            None,
+            'the config says labels = "known", and none are given',
+            'Give them, or use labels = "inferred".',
+        )
+    if strategy == "joint" and batch_size is not None:  # the search finds them: numbers only
+        return FoundLabels(torch.zeros(batch_size, dtype=torch.int64))
+    return infer_labels(
+        model,
+        observed,
+        batch_size=batch_size,
+        proxies=proxies,
+        input_shape=input_shape,
+        generator=generator,
+    )
+
+
+def infer_labels(
+    model: torch.nn.Module,
+    observed: Mapping[str, Tensor],
+    *,
+    batch_size: int | None,
+    proxies: Tensor | None,
+    input_shape: Sequence[int],
+    generator: torch.Generator,
+) -> FoundLabels:
+    """Labels from the last layer's gradient (attacks/reconstruction/labels.py)."""
+    raise InputError("labels", None, "integration pending", "")
