@@ -174,7 +174,7 @@ def audit_trace(
     for number, request in enumerate(requests):
         if progress is not None:
             progress(request.label, number, len(requests))
-        run = Runner(request, view, auxiliary, seed, device, labs, rehearse)
+        run = Runner(request, view, auxiliary, seed, device, labs, rehearse, progress)
         played = (model_game, model_truth) if request.spec.is_on_model else (game, truth)
         kept_only = Observation.CLIENT_UPDATES in request.spec.sees(threat_model)
         counted = _who_counts(game, truth, trace, up_to=up_to, kept_only=kept_only)

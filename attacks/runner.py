@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from attacks.decisions import Calibration
 from attacks.devices import one_thread
 from attacks.estimates import score_estimate
+from attacks.features import round_features
 from attacks.federated.rehearsal import Rehearsals, no_rehearsals
 from attacks.persons import InRound
 from attacks.requests import AttackRequest
@@ -50,6 +51,7 @@ class Runner:
     device: str
     get_labs: Callable[[], Mapping[str, Lab]]
     rehearse: Callable[[Records, NDArray[np.int64] | None], Rehearsals | None] = no_rehearsals
+    tick: Callable[[str, int, int], None] | None = None
 
     @property
     def labs(self) -> Mapping[str, Lab]:
@@ -79,12 +81,29 @@ class Runner:
                 return self._membership(
                     game, truth, is_scored, header, left_out=left_out, in_round=in_round
                 )
-            return score(self._run(None, "targets"), header, game=game, truth=truth)
+            granted = self._granted_labels(truth)
+            output = self._run(None, "targets", labels=granted)
+            features = round_features(self.view)
+            return score(output, header, game=game, truth=truth, features=features)
         except AuditError as error:
             return unavailable(header, str(error))
         except Exception as error:
             logger.debug("attack %s failed", self.request.label, exc_info=True)
             return unavailable(header, f"the attack failed: {type(error).__name__}: {error}")
+
+    def _granted_labels(
+        self, truth: GameTruth | None
+    ) -> Callable[[int, int], NDArray[np.int64] | None] | None:
+        """Labels of the records behind updates, where the settings ask for them."""
+        if truth is None or Knowledge.LABELS not in self.request.settings.also_knows:
+            return None
+        targets = truth.targets
+
+        def labels(server_round: int, client: int) -> NDArray[np.int64] | None:
+            found = targets.find(server_round, client)
+            return None if found is None else found.labels
+
+        return labels
 
     def _estimate(
         self,
@@ -262,6 +281,7 @@ class Runner:
         known: Known | None = None,
         asked: NDArray[np.int64] | None = None,
         users: NDArray[np.int64] | None = None,
+        labels: Callable[[int, int], NDArray[np.int64] | None] | None = None,
     ) -> AttackOutput:
         """The attack, with a generator of its own for (seed, label, part)."""
         spec = self.request.spec
@@ -280,6 +300,8 @@ class Runner:
             asked=asked,
             users=users,
             rehearsals=rehearsals,
+            labels=labels,
+            tick=self.tick,
         )
         with one_thread():  # live and later, an attack gives the same bits
             return self.request.spec.run(given)

@@ -58,6 +58,10 @@ class AttackInput:
         rehearsals: Gives shadow federations with known members: use
             `attacks.federated.rehearsal.require_rehearsals(given, num)`. None where the run cannot
             be played again.
+        labels: For reconstruction: (round, client) -> classes of the records behind an update,
+            shape (b,), or None where they are not recorded. None unless LABELS is granted and the
+            attack's settings ask for it.
+        tick: Called with (what, done, at most) as a long search goes on; None if nobody watches.
     """
 
     view: TraceView
@@ -71,6 +75,8 @@ class AttackInput:
     asked: NDArray[np.int64] | None = None
     users: NDArray[np.int64] | None = None
     rehearsals: Any = None
+    labels: Callable[[int, int], NDArray[np.int64] | None] | None = None
+    tick: Callable[[str, int, int], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from fl_audit.errors import InputError, TraceError, clean_text
@@ -19,6 +17,7 @@ from fl_audit.files import Arrays, private_directory, read_json, write_arrays, w
 from fl_audit.records import Records
 from fl_audit.results import Record, Text
 from fl_audit.run_directory import RunDirectory
+from fl_audit.targets import DAMAGE, Targets, inputs_of, vector
 
 
 class GameRules(Record):
@@ -38,16 +37,6 @@ class GameRules(Record):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Target:
-    """The truth behind one client update: what the client trained on in that round."""
-
-    round: int
-    client: int
-    inputs: NDArray[np.float32]
-    labels: NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class GameTruth:
     """What only the scorer may open.
 
@@ -55,7 +44,7 @@ class GameTruth:
         is_member: True where a candidate was trained on, shape (n,).
         client: Client that holds (or would have held) each candidate, shape (n,).
         null_is_member: Lots drawn for the null candidates, of which none was trained on.
-        targets: What clients trained on, where a reconstruction can be compared with it.
+        targets: What clients trained on, to compare reconstructions with; read when asked for.
         uses: True where a candidate is trained on in a round if its client is sampled and
             answers, shape (n, rounds); None if that is not known.
         client_labels: How many records of each class each client trains on, shape
@@ -66,7 +55,7 @@ class GameTruth:
     is_member: NDArray[np.bool_]
     client: NDArray[np.int64]
     null_is_member: NDArray[np.bool_]
-    targets: tuple[Target, ...] = ()
+    targets: Targets = field(default_factory=Targets)
     uses: NDArray[np.bool_] | None = None
     client_labels: NDArray[np.int64] | None = None
     property_shares: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -106,13 +95,9 @@ NATURAL = 0
 KINDS = ("natural", "mislabelled", "out-of-distribution")
 """Kinds of candidates: records as they are, and canaries (docs/games.md)."""
 
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 _RECORD_SETS = ("candidates", "null", "auxiliary")
 _EXTRAS = ("asked", "kinds", "users")  # of candidates, and with "null_" of null candidates
 _PROPERTY = "property:"  # before the name of one, in the file of coins
-_TARGET = re.compile(r"round_([0-9]+)_client_([0-9]+)")
-# what reading an array file of somebody else can raise; the last two: dtypes numpy does not have
-_DAMAGE = (OSError, ValueError, KeyError, SafetensorError, TypeError, AttributeError)
 
 
 class _GameFile(Record):
@@ -187,14 +172,6 @@ def has_truth(run: RunDirectory) -> bool:
     return (run.truth / "coins.safetensors").is_file()
 
 
-def write_targets(run: RunDirectory, targets: list[Target]) -> None:
-    """Write what clients trained on, one file a target."""
-    folder = private_directory(run.truth / "targets")
-    for target in targets:
-        path = folder / f"round_{target.round:04d}_client_{target.client}.safetensors"
-        write_arrays(path, {"inputs": target.inputs, "labels": target.labels})
-
-
 def has_game(run: RunDirectory) -> bool:
     """Whether candidates were drawn for this run."""
     return (run.game / "game.json").is_file()
@@ -218,7 +195,7 @@ def read_game(run: RunDirectory) -> MembershipGame:
         return MembershipGame(
             content.rules, candidates, null, auxiliary, content.num_classes, **extras
         )
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _damaged("game", error) from error
 
 
@@ -230,8 +207,8 @@ def read_truth(run: RunDirectory) -> GameTruth:
     """
     try:
         coins = load_file(run.truth / "coins.safetensors")
-        is_member = _vector(coins, "is_member", np.bool_)
-        client = _vector(coins, "client", np.int64)
+        is_member = vector(coins, "is_member", np.bool_)
+        client = vector(coins, "client", np.int64)
         if len(client) != len(is_member):
             raise ValueError("'client' and 'is_member' differ in length")
         uses = coins.get("uses")
@@ -240,17 +217,17 @@ def read_truth(run: RunDirectory) -> GameTruth:
         return GameTruth(
             is_member,
             client,
-            _vector(coins, "null_is_member", np.bool_),
-            tuple(_read_target(p) for p in sorted((run.truth / "targets").glob("*.safetensors"))),
+            vector(coins, "null_is_member", np.bool_),
+            Targets(folder=run.truth / "targets"),
             uses,
             _client_labels(coins),
             {
-                key.removeprefix(_PROPERTY): _vector(coins, key, np.float64)
+                key.removeprefix(_PROPERTY): vector(coins, key, np.float64)
                 for key in coins
                 if key.startswith(_PROPERTY)
             },
         )
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _damaged("game/truth", error) from error
 
 
@@ -264,25 +241,16 @@ def _client_labels(coins: Arrays) -> NDArray[np.int64] | None:
     return counts
 
 
-def _read_target(path: Path) -> Target:
-    match = _TARGET.fullmatch(path.stem)
-    if match is None:
-        raise ValueError(f"{path.name!r} names no round and client")
-    arrays = load_file(path)
-    labels = _vector(arrays, "labels", np.int64)
-    return Target(int(match[1]), int(match[2]), _inputs(arrays, len(labels)), labels)
-
-
 def _write_records(path: Path, records: Records) -> None:
     write_arrays(path, {"ids": records.ids, "inputs": records.inputs, "labels": records.labels})
 
 
 def _read_records(path: Path, num_classes: int) -> Records:
     arrays = load_file(path)
-    ids, labels = _vector(arrays, "ids", np.int64), _vector(arrays, "labels", np.int64)
+    ids, labels = vector(arrays, "ids", np.int64), vector(arrays, "labels", np.int64)
     if ((labels < 0) | (labels >= num_classes)).any():
         raise ValueError(f"{path.name} has labels outside 0..{num_classes - 1}")
-    return Records(ids, _inputs(arrays, len(labels)), labels)
+    return Records(ids, inputs_of(arrays, len(labels)), labels)
 
 
 def _read_extra(
@@ -293,26 +261,12 @@ def _read_extra(
     if not path.is_file():
         return {}
     arrays = load_file(path)
-    found = {key: _vector(arrays, key, np.int64) for key in (name, f"null_{name}")}
+    found = {key: vector(arrays, key, np.int64) for key in (name, f"null_{name}")}
     if [len(values) for values in found.values()] != [num, num_null]:
         raise ValueError(f"{name!r} does not fit the candidates")
     if name == "kinds" and not all(np.isin(v, range(len(KINDS))).all() for v in found.values()):
         raise ValueError(f"'kinds' are not all in 0..{len(KINDS) - 1}")
     return found
-
-
-def _vector(arrays: Arrays, name: str, dtype: type[_Scalar]) -> NDArray[_Scalar]:
-    found = arrays[name]
-    if found.dtype != dtype or found.ndim != 1:
-        raise ValueError(f"{name!r} has dtype {found.dtype} and {found.ndim} dimensions")
-    return cast("NDArray[_Scalar]", found)
-
-
-def _inputs(arrays: Arrays, expected: int) -> NDArray[np.float32]:
-    found = arrays["inputs"]
-    if found.dtype != np.float32 or found.shape[:1] != (expected,) or not np.isfinite(found).all():
-        raise ValueError(f"'inputs' are not {expected} finite float32 records")
-    return cast("NDArray[np.float32]", found)
 
 
 def _damaged(name: str, error: Exception) -> TraceError:

@@ -189,8 +189,23 @@ class MembershipRecord(AttackRecord):
     )
 
 
+LOWER_IS_BETTER = frozenset({"feature_distance", "median_rank"})
+"""Metrics of reconstructions of which a smaller value means a better reconstruction."""
+
+
+class ColumnFigure(Record):
+    """How often one column of a table came back right."""
+
+    column: int = Field(ge=0)
+    found: Estimate = Field(description="Share of the records, one update = one trial")
+    baseline: Estimate | None = Field(description="The same for the guess")
+
+
 class ReconstructionRecord(AttackRecord):
-    """Reconstruction of training data, beside a prior-only baseline."""
+    """Reconstruction of training data, beside a prior-only baseline.
+
+    Higher metrics are better, but for those in `LOWER_IS_BETTER`.
+    """
 
     kind: Literal["reconstruction"] = "reconstruction"
     of: Literal["records", "class"] = Field(
@@ -204,9 +219,24 @@ class ReconstructionRecord(AttackRecord):
         description="The same metrics for a guess made without the update (mean record, class mix)"
     )
     refused: dict[Text, Text] = Field(default_factory=dict)
+    expected: dict[Text, float] = Field(
+        default_factory=dict,
+        description="Metric: its value from theory, computed before the truth was looked at",
+    )
+    contents: Literal["numbers", "tokens", "table"] = Field(
+        default="numbers", description="What records are: numbers (pictures among them), or else"
+    )
+    columns: list[ColumnFigure] = Field(default_factory=list, description="For tables")
     arrays_file: str | None = Field(
         pattern=r"^[^/\\]+\.safetensors$", description="safetensors with all arrays, in results/"
     )
+
+    def beats_guess(self, metric: str) -> bool:
+        """Whether the interval of a metric lies on the better side of the guess's."""
+        found, guess = self.metrics.get(metric), self.baseline.get(metric)
+        if found is None or guess is None:
+            return False
+        return found.high < guess.low if metric in LOWER_IS_BETTER else found.low > guess.high
 
 
 class RoundEstimate(Record):

@@ -19,6 +19,7 @@ from fl_audit.factories import BUILT_IN, ModelSpec, load_attribute
 from simulations.data import Dataset
 from simulations.global_generators import seeded_globals
 from simulations.scenario import Model
+from simulations.text_models import TokenTransformer
 
 _GROUPS = 8  # of GroupNorm in ResNets: divides every width
 _Initialisation = Literal["default", "reference"]
@@ -109,6 +110,39 @@ def resnet18(*, input_shape: Sequence[int], num_classes: int) -> nn.Module:
     return _cifar_resnet(channels, num_classes, blocks=2, widths=(64, 128, 256, 512))
 
 
+def transformer(
+    *,
+    input_shape: Sequence[int],
+    num_classes: int,
+    vocabulary: int = 8002,
+    width: int = 256,
+    heads: int = 4,
+    layers: int = 2,
+    causal: bool = True,
+) -> nn.Module:
+    """A pre-LN transformer on sequences of tokens, padded by token 0, without dropout.
+
+    `vocabulary` counts all tokens, those for padding and unknown words among them. With
+    `causal=False`, tokens attend to those behind them, too.
+    """
+    if len(input_shape) != 1:
+        raise InputError(
+            "model.name",
+            "transformer",
+            f"it needs sequences of tokens, the inputs have shape {list(input_shape)}",
+            "Use data with a column of text, or of token numbers.",
+        )
+    return TokenTransformer(
+        vocabulary=vocabulary,
+        length=input_shape[0],
+        num_classes=num_classes,
+        width=width,
+        heads=heads,
+        layers=layers,
+        causal=causal,
+    )
+
+
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "lenet_zhu": lenet_zhu,
@@ -116,6 +150,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet8": resnet8,
     "resnet18": resnet18,
     "resnet20": resnet20,
+    "transformer": transformer,
 }
 
 

@@ -20,10 +20,11 @@ from attacks.devices import choose_device
 from attacks.requests import check_attacks, parse_attacks
 from fl_audit.errors import InputError, UnknownNameError, clean_text, shorten
 from fl_audit.files import write_text
-from fl_audit.game import write_game, write_targets
+from fl_audit.game import write_game
 from fl_audit.report.build import build_report
 from fl_audit.report.model import AuditReport
 from fl_audit.run_directory import Problem, RunDirectory, RunManifest, ThreatModelRecord
+from fl_audit.targets import write_targets
 from fl_audit.verify import excused_rounds, verify_run
 from fl_audit.versions import versions
 from simulations.adversaries import check_adversary
@@ -166,7 +167,7 @@ def _begin(
     write_text(run.scenario_file, dump_scenario(scenario))
     truth = replace(population.truth, uses=candidate_uses(scenario, population))
     write_game(run, population.game, truth)
-    write_targets(run, reconstruction_targets(scenario, population))
+    write_targets(run.truth / "targets", reconstruction_targets(scenario, population))
 
 
 def refuse_other_scenario(recorded: Scenario, wanted: Scenario) -> None:

@@ -50,7 +50,9 @@ class Data(Table):
     user_column: str | None = Field(
         default=None, description="Folder or hub: whose each record is, for game.unit user"
     )
-    settings: dict[str, JsonValue] = Field(default_factory=dict, description="module:function")
+    settings: dict[str, JsonValue] = Field(
+        default_factory=dict, description="module:function; text: words, length"
+    )
     limit: int | None = Field(default=None, ge=1, description="Use at most so many records")
     examples_per_client: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
         default=40, description='On average; "all" that the game leaves'

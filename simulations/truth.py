@@ -5,11 +5,13 @@ A client's draws depend on (seed, round, client) alone, so nothing has to be smu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_audit.game import Target
 from fl_audit.local_training import LocalTraining
+from fl_audit.targets import ClientTargets
 from simulations.defences import local_trainings
 from simulations.faults import share_of_work
 from simulations.population import Population
@@ -22,11 +24,13 @@ def rows_used(
 ) -> NDArray[np.int64]:
     """Rows of a client's records that go into its update of a round, if it is sampled."""
     share = share_of_work(scenario, server_round, client)
-    training = local_trainings(scenario).of(client)
+    training, num = local_trainings(scenario).of(client), len(population.clients[client])
     if share == 0 or _moves_nothing(training, server_round):
         return np.empty(0, dtype=np.int64)
+    if training.algorithm == "fedavg" and share == 1:
+        return np.arange(num)  # every epoch touches every record
     batches = planned_batches(
-        len(population.clients[client]),
+        num,
         training,
         rng=scenario.seeds("client", server_round, client),
         share=share,
@@ -64,20 +68,20 @@ def candidate_uses(scenario: Scenario, population: Population) -> NDArray[np.boo
     return uses
 
 
-def reconstruction_targets(scenario: Scenario, population: Population) -> list[Target]:
-    """What each FedSGD client trains on in each round."""
-    trainings = local_trainings(scenario)
-    targets = []
+def reconstruction_targets(scenario: Scenario, population: Population) -> Iterator[ClientTargets]:
+    """What each client trains on in each round, if it is sampled and answers. One at a time."""
+    num_rounds = scenario.federation.rounds
     for client, records in enumerate(population.clients):
-        if trainings.of(client).algorithm != "fedsgd":
-            continue
-        for server_round in range(1, scenario.federation.rounds + 1):
-            rows = rows_used(scenario, population, server_round, client)
-            if len(rows):
-                targets.append(
-                    Target(server_round, client, records.inputs[rows], records.labels[rows])
-                )
-    return targets
+        used = np.zeros((num_rounds, len(records)), dtype=np.bool_)
+        for place in range(num_rounds):
+            used[place, rows_used(scenario, population, place + 1, client)] = True
+        ever = np.flatnonzero(used.any(axis=0))
+        yield ClientTargets(
+            client,
+            np.asarray(records.inputs[ever], dtype=np.float32),
+            records.labels[ever],
+            used[:, ever],
+        )
 
 
 def _moves_nothing(training: LocalTraining, server_round: int) -> bool:

@@ -6,7 +6,7 @@ Higher score = more likely a member. All rates are fractions.
 from fl_audit.stats.auc_interval import auc_ci
 from fl_audit.stats.curves import RocCurve, auc, roc
 from fl_audit.stats.differences import auc_gain_ci, difference
-from fl_audit.stats.means import mean_ci, share_ci
+from fl_audit.stats.means import mean_ci, median_ci, share_ci
 from fl_audit.stats.proportions import (
     balanced_accuracy_ci,
     clopper_pearson_interval,
@@ -30,6 +30,7 @@ __all__ = [
     "clopper_pearson_interval",
     "difference",
     "mean_ci",
+    "median_ci",
     "min_non_members",
     "proportion",
     "resolving_non_members",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv, stdtrit
+from scipy.special import bdtr, betaincinv, stdtrit
 
 from fl_audit.errors import InputError
 from fl_audit.results import Estimate
@@ -71,4 +71,37 @@ def mean_ci(
         high=min(bounds[1], mean + half),
         confidence=confidence,
         n=len(values),
+    )
+
+
+def median_ci(values: NDArray[np.float64], *, confidence: float = 0.95) -> Estimate:
+    """Median of independent values, between two of their order statistics.
+
+    Covers at least at the stated confidence, whatever the distribution.
+
+    Args:
+        values: Finite numbers, shape (n,); at least six at 95 %.
+
+    Raises:
+        InputError: If there are too few for an interval, or one is not finite.
+    """
+    check_confidence(confidence)
+    tail = (1 - confidence) / 2
+    is_row = values.ndim == 1 and len(values) > 0 and bool(np.isfinite(values).all())
+    if not is_row or bdtr(0, len(values), 0.5) > tail:
+        raise InputError(
+            "values",
+            values,
+            f"too few, or not all finite: 2 * 0.5**n must be at most {1 - confidence:.3g}",
+            "Measure more often, or report the single values as such.",
+        )
+    ordered, n = np.sort(values), len(values)
+    # the k-th smallest lies above the median with probability P(fewer than k below) = bdtr(k - 1)
+    below = max(k for k in range(n // 2) if bdtr(k, n, 0.5) <= tail)
+    return Estimate(
+        value=float(np.median(ordered)),
+        low=float(ordered[below]),
+        high=float(ordered[n - 1 - below]),
+        confidence=confidence,
+        n=n,
     )

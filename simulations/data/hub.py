@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,13 +10,16 @@ import datasets
 import numpy as np
 from datasets import ClassLabel, Image
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from fl_audit.errors import InputError, did_you_mean
 from simulations.data.dataset import Dataset, make_dataset, spread
 from simulations.data.images import pixels
+from simulations.data.text import encode, text_settings, vocabulary
 
 _LABELS = ("label", "labels", "target", "class", "fine_label")
 _NUMERIC = ("int", "uint", "float", "double", "bool")
+_TEXT = ("string", "large_string")
 
 
 def load_hub(
@@ -26,21 +30,23 @@ def load_hub(
     label_column: str | None = None,
     user_column: str | None = None,
     limit: int | None = None,
+    settings: Mapping[str, JsonValue] | None = None,
 ) -> Dataset:
     """Load a data set as `datasets.load_dataset` reads it.
 
     Args:
         name: A folder of parquet files, a folder of images by class, or a name on the hub.
         split: Which split.
-        input_column: The image column; by default the only image column, or, for a table, all
-            numeric columns but the label.
+        input_column: The image or text column; by default the only image column, or, for a table,
+            all numeric columns but the label, or its only column of text where it has neither.
         label_column: The class column; by default one named like a label.
         user_column: The column that says whose each record is, for games about persons.
         limit: Read at most so many records, spread evenly over the split.
+        settings: How a column of text becomes token numbers: `simulations.data.text.TextSettings`.
 
     Raises:
-        InputError: If it cannot be found or read, a column or a label is missing, or an image is
-            corrupt or has no pixel values in [0, 1].
+        InputError: If it cannot be found or read, a column or a label is missing, an image is
+            corrupt or has no pixel values in [0, 1], or settings do not apply.
     """
     table = _load(name, split)
     label = _label_column(name, table, label_column)
@@ -53,7 +59,18 @@ def load_hub(
         rows = spread(len(table), limit)
         table = table.select(rows)
     labels, num_classes = _labels(name, table, label, rows)
-    if isinstance(table.features[inputs[0]], Image):
+    is_text = _is_text(table.features[inputs[0]])
+    if settings and not is_text:
+        raise InputError(
+            "data.settings",
+            dict(settings),
+            f"does not apply to data {name!r}, whose inputs are not text",
+            "Leave data.settings out.",
+        )
+    values: NDArray[np.generic]
+    if is_text:
+        values = _tokens(name, table, inputs[0], rows, settings=settings or {})
+    elif isinstance(table.features[inputs[0]], Image):
         values = _images(name, table, inputs[0], rows)
     else:
         columns = [np.asarray(table.with_format("numpy")[c]) for c in inputs]
@@ -100,12 +117,15 @@ def _input_columns(name: str, table: Any, label: str, wanted: str | None) -> lis
     if len(images) == 1:
         return images
     numeric = [c for c in columns if _is_numeric(table.features[c])]
+    texts = [c for c in columns if _is_text(table.features[c])]
+    if not images and not numeric and len(texts) == 1:
+        return texts
     if images or not numeric:
         raise InputError(
             "data.input_column",
             None,
-            f"{name!r} has {len(images)} image columns and {len(numeric)} numeric ones, so it is "
-            "not clear which are the inputs",
+            f"{name!r} has {len(images)} image columns, {len(numeric)} numeric ones and "
+            f"{len(texts)} of text, so it is not clear which are the inputs",
             f"Name one of: {', '.join(columns)}",
         )
     return numeric
@@ -124,6 +144,45 @@ def _existing(name: str, wanted: str, columns: list[str], key: str) -> str:
 
 def _is_numeric(feature: Any) -> bool:
     return str(getattr(feature, "dtype", "")).startswith(_NUMERIC)
+
+
+def _is_text(feature: Any) -> bool:
+    return str(getattr(feature, "dtype", "")) in _TEXT
+
+
+def _tokens(
+    name: str,
+    table: Any,
+    column: str,
+    rows: NDArray[np.int64],
+    *,
+    settings: Mapping[str, JsonValue],
+) -> NDArray[np.int64]:
+    """All texts as token numbers; the vocabulary is that of the whole train split."""
+    chosen = text_settings(settings)
+    texts = _present(name, column, table[column][:], rows)
+    train = _load(name, "train")
+    if column not in train.features:
+        raise InputError(
+            "data.input_column",
+            column,
+            f"the vocabulary comes from the train split of {name!r}, which has no such column",
+            "Give all splits the same columns.",
+        )
+    whole = _present(name, column, train[column][:], np.arange(len(train)))
+    return encode(texts, vocabulary(whole, chosen.words), chosen.length)
+
+
+def _present(name: str, column: str, texts: Any, rows: NDArray[np.int64]) -> list[str]:
+    for row, text in zip(rows, texts, strict=True):
+        if text is None:
+            raise InputError(
+                f"row {row} of data {name!r}",
+                None,
+                f"the text is missing in column {column!r}",
+                "Fill missing texts, or leave the row out.",
+            )
+    return list(texts)
 
 
 def _labels(

@@ -35,7 +35,6 @@ def load_dataset(data: Data) -> Dataset:
     if "/" in data.name:
         from simulations.data.hub import load_hub
 
-        _refuse(data, "settings")
         return load_hub(
             data.name,
             split=data.split,
@@ -43,6 +42,7 @@ def load_dataset(data: Data) -> Dataset:
             label_column=data.label_column,
             user_column=data.user_column,
             limit=data.limit,
+            settings=data.settings,
         )
     if data.name not in BUILT_IN:
         raise UnknownNameError("data set", data.name, [*BUILT_IN, "./folder", "hub/name", "m:f"])

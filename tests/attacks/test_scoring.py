@@ -1,4 +1,4 @@
-"""The scorer: what it draws, what it refuses, and how it pairs reconstructions with originals."""
+"""The scorer: what it draws, and what it refuses. Reconstructions: test_reconstruction_scoring."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from attacks.member_scoring import membership_metrics
-from attacks.scoring import PSNR_CAP, psnr, score
-from fl_audit.attack_spec import MembershipScores, Reconstruction, Reconstructions
+from attacks.scoring import score
+from fl_audit.attack_spec import MembershipScores
 from fl_audit.errors import InputError
-from fl_audit.game import GameRules, GameTruth, MembershipGame, Target
+from fl_audit.game import GameRules, GameTruth, MembershipGame
 from fl_audit.records import Records
-from fl_audit.results import MembershipResult, ReconstructionResult
+from fl_audit.results import MembershipResult
 
 SEED = 20_261_123
 RULES = GameRules(decided_by="lot", non_members_per_member=1, groups=1, null_groups=0)
@@ -36,9 +36,8 @@ def game(n: int, null: int = 0) -> MembershipGame:
     return MembershipGame(RULES, records(n), records(null), records(3), num_classes=2)
 
 
-def truth(n: int, null: int = 0, targets: tuple[Target, ...] = ()) -> GameTruth:
-    return GameTruth(np.arange(n) % 2 == 0, np.zeros(n, dtype=np.int64), np.arange(null) % 2 == 0,
-                     targets)  # fmt: skip
+def truth(n: int, null: int = 0) -> GameTruth:
+    return GameTruth(np.arange(n) % 2 == 0, np.zeros(n, dtype=np.int64), np.arange(null) % 2 == 0)
 
 
 def test_a_perfect_curve_keeps_its_corner() -> None:
@@ -108,47 +107,6 @@ def test_bad_scores_are_refused(scores: np.ndarray, message: str) -> None:
         score(MembershipScores(scores), HEADER, game=game(4), truth=truth(4))
 
 
-def test_reconstructions_are_paired_with_the_nearest_originals() -> None:
-    originals = np.array([[0.0, 0.0], [1.0, 1.0], [0.5, 0.0]], dtype=np.float32)
-    target = Target(2, 7, originals, np.array([0, 1, 1]))
-    claim = Reconstruction(2, 7, originals[[2, 0, 1]].astype(np.float64), np.array([1, 2]))
-    unknown = Reconstruction(3, 7, np.zeros((1, 2)))
-    result = score(
-        Reconstructions((claim, unknown)), HEADER, game=game(2), truth=truth(2, targets=(target,))
-    )
-    assert isinstance(result, ReconstructionResult)
-    assert result.record.num_targets == 2
-    metrics = result.record.metrics
-    assert metrics["psnr_db"].value == PSNR_CAP
-    assert metrics["psnr_db"].high == PSNR_CAP
-    assert metrics["exact"].value == 1
-    assert metrics["label_overlap"].value == 1
-    assert metrics["label_overlap"].n == 1  # labels of one update are one trial
-    found = result.arrays["round_0002/client_7/reconstruction"]
-    assert (found == result.arrays["round_0002/client_7/original"]).all()
-    assert "round_0003/client_7/original" not in result.arrays
-
-
-def test_psnr_by_hand() -> None:
-    assert psnr(np.full(4, 0.1), np.zeros(4)) == pytest.approx(20)
-    assert psnr(np.zeros(4), np.zeros(4)) == PSNR_CAP
-
-
 def test_one_score_for_all_is_no_signal_not_chance() -> None:
     with pytest.raises(InputError, match="no signal"):
         score(MembershipScores(np.zeros(4)), HEADER, game=game(4), truth=truth(4))
-
-
-def test_one_reconstruction_is_exact_or_not_and_has_no_mean() -> None:
-    original = np.array([[0.25, 0.5]], dtype=np.float32)
-    target = Target(1, 0, original, np.array([1]))
-    result = score(
-        Reconstructions((Reconstruction(1, 0, original.astype(np.float64)),)),
-        HEADER,
-        game=game(2),
-        truth=truth(2, targets=(target,)),
-    )
-    assert isinstance(result, ReconstructionResult)
-    assert result.record.metrics["exact"].value == 1
-    assert result.record.metrics["exact"].low == pytest.approx(0.025)
-    assert "psnr_db" in result.record.refused

@@ -17,15 +17,14 @@ from fl_audit.game import (
     GameRules,
     GameTruth,
     MembershipGame,
-    Target,
     has_game,
     read_game,
     read_truth,
     write_game,
-    write_targets,
 )
 from fl_audit.records import Records
 from fl_audit.run_directory import RunDirectory
+from fl_audit.targets import ClientTargets, write_targets
 
 RULES = GameRules(decided_by="a fair coin", non_members_per_member=1, groups=2, null_groups=1)
 
@@ -42,18 +41,16 @@ TRUTH = GameTruth(
     client=np.array([0, 0, 1, 1]),
     null_is_member=np.array([False, True]),
 )
-TARGETS = [
-    Target(server_round, client, records(10, 2).inputs, records(10, 2).labels)
-    for server_round in (1, 10_000)
-    for client in (0, 12)
-]
+TARGETS = ClientTargets(
+    12, records(10, 2).inputs, records(10, 2).labels, np.array([[True, True], [False, True]])
+)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
     run = RunDirectory(tmp_path / "run")
     write_game(run, GAME, TRUTH)
-    write_targets(run, TARGETS)
+    write_targets(run.truth / "targets", [TARGETS])
     return run
 
 
@@ -107,12 +104,11 @@ def test_the_truth_comes_back(run: RunDirectory) -> None:
     assert (truth.is_member == TRUTH.is_member).all()
     assert (truth.client == TRUTH.client).all()
     assert (truth.null_is_member == TRUTH.null_is_member).all()
-    found = {(t.round, t.client): t for t in truth.targets}
-    assert sorted(found) == [(1, 0), (1, 12), (10_000, 0), (10_000, 12)]
-    for target in TARGETS:
-        read = found[target.round, target.client]
-        assert (read.inputs == target.inputs).all()
-        assert (read.labels == target.labels).all()
+    assert [(t.round, t.client, len(t.labels)) for t in truth.targets] == [(1, 12, 2), (2, 12, 1)]
+    read = truth.targets.find(1, 12)
+    assert read is not None
+    assert (read.inputs == TARGETS.inputs).all()
+    assert (read.labels == TARGETS.labels).all()
 
 
 def test_the_public_part_does_not_depend_on_the_lots(run: RunDirectory, tmp_path: Path) -> None:
@@ -198,10 +194,9 @@ def test_damaged_lots_are_refused(name: str, run: RunDirectory) -> None:
         read_truth(run)
 
 
-@pytest.mark.parametrize("name", ["x", "round_1", "round_a_client_b", "round_1_client_-1", "_ _ _"])
-def test_a_target_without_round_and_client_is_refused(name: str, run: RunDirectory) -> None:
-    good = run.truth / "targets" / "round_0001_client_0.safetensors"
-    good.rename(good.with_name(f"{name}.safetensors"))
+def test_a_target_that_names_no_client_is_refused(run: RunDirectory) -> None:
+    good = run.truth / "targets" / "client_12.safetensors"
+    good.rename(good.with_name("client_x.safetensors"))
     with pytest.raises(TraceError, match="names no round and client"):
         read_truth(run)
 

@@ -15,10 +15,11 @@ from safetensors.numpy import load_file
 from fl_audit.errors import AuditError, RunDirectoryError
 from fl_audit.factories import ModelSpec
 from fl_audit.files import write_text
-from fl_audit.game import GameRules, GameTruth, MembershipGame, Target, write_game, write_targets
+from fl_audit.game import GameRules, GameTruth, MembershipGame, write_game
 from fl_audit.local_training import LocalTraining, LocalTrainings
 from fl_audit.records import Records
 from fl_audit.run_directory import Problem, RunDirectory, RunManifest, ThreatModelRecord
+from fl_audit.targets import ClientTargets, write_targets
 from fl_audit.threat_model import PRESETS
 from fl_audit.trace import Reply, TraceWriter
 
@@ -52,7 +53,9 @@ def fill(run: RunDirectory) -> RunDirectory:
     coins = np.array([True, False])
     truth = GameTruth(coins, np.zeros(2, dtype=np.int64), coins)
     write_game(run, MembershipGame(rules, records, records, records, 2), truth)
-    write_targets(run, [Target(1, 0, records.inputs, records.labels)])
+    used = np.ones((1, 2), dtype=np.bool_)
+    own = ClientTargets(0, records.inputs, records.labels, used)
+    write_targets(run.truth / "targets", [own])
     write_text(run.result_file("cosine.json"), "{}")
     return run
 

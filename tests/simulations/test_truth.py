@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fl_audit.game import read_game, read_truth
 from fl_audit.results import MembershipRecord
 from fl_audit.run_directory import RunDirectory
+from fl_audit.targets import Targets
+from fl_audit.threat_model import PRESETS
+from fl_audit.trace import TraceView
+from fl_audit.trace.query import load_weights
 from fl_audit.who_counts import scored_candidates
 from simulations.population import build_population
 from simulations.run import run_scenario
@@ -130,5 +135,63 @@ def test_a_round_without_a_learning_rate_uses_nothing(
     for client in range(5):
         here = uses[member & (population.truth.client == client)]
         assert here.any(axis=0).tolist() == [True, True, False, False]
-    targets = reconstruction_targets(scenario, population)
-    assert {t.round for t in targets} == ({1, 2} if algorithm == "fedsgd" else set())
+    for own in reconstruction_targets(scenario, population):
+        assert own.rounds == [1, 2]
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedsgd"])
+@pytest.mark.parametrize("straggler", [0.0, 0.7])
+def test_targets_are_what_candidates_uses_say(algorithm: str, straggler: float) -> None:
+    """Both say what went into updates, of all clients and algorithms; one counts the other's."""
+    scenario = parse_scenario(
+        {
+            "federation": {"rounds": 3},
+            "training": {"algorithm": algorithm, "batch_size": 7, "local_epochs": 1},
+            "faults": {"straggler": straggler, "straggler_share": 0.4},
+        }
+    )
+    population = build_population(scenario)
+    uses, truth = candidate_uses(scenario, population), population.truth
+    targets = Targets(reconstruction_targets(scenario, population))
+    sizes = set()
+    for client, records in enumerate(population.clients):
+        here = truth.is_member & (truth.client == client)
+        for number in (1, 2, 3):
+            target = targets.find(number, client)
+            assert target is not None
+            sizes.add(len(target.labels))
+            used = population.game.candidates.take(np.flatnonzero(here & uses[:, number - 1]))
+            rows = {record.tobytes() for record in np.asarray(used.inputs)}
+            assert rows <= {record.tobytes() for record in target.inputs}
+            if here.sum() == len(records):
+                assert len(used) == len(target.labels)
+    assert sizes == {("fedavg", 0.0): {40}, ("fedavg", 0.7): {14, 40}}.get(
+        (algorithm, straggler), {7}
+    )
+
+
+def test_a_recorded_round_can_be_trained_again_from_its_targets(tmp_path: Path) -> None:
+    """The truth is what was trained on: one full-batch step on it gives the recorded update."""
+    run_scenario(
+        parse_scenario(
+            {"federation": {"rounds": 2}, "training": {"algorithm": "fedsgd", "batch_size": 9}}
+        ),
+        out=tmp_path / "run",
+    )
+    run = RunDirectory.open(tmp_path / "run")
+    targets, spec = read_truth(run).targets, run.read_manifest().model
+    assert spec is not None
+    build = spec.builder(trusted=True)
+    view = TraceView(run.open_trace(), PRESETS["curious-server"], model=build)
+    for client in (0, 4):
+        target, module = targets.find(2, client), build()
+        assert target is not None
+        load_weights(module, view.global_model(2))
+        logits = module(torch.from_numpy(target.inputs))
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(target.labels))
+        loss.backward()
+        update = view.client_update(2, client)
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is not None
+            gradient = parameter.grad.numpy()
+            np.testing.assert_allclose(update[name], -0.1 * gradient, atol=1e-6)

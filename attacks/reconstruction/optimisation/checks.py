@@ -81,6 +81,40 @@ def check_inputs_fit(
     return int(answer.shape[1])
 
 
+def check_pictures(total_variation: float, input_shape: Sequence[int]) -> None:
+    """Refuse total variation for inputs that have no pixels beside and below each other.
+
+    Raises:
+        InputError: With the shape.
+    """
+    if total_variation and (len(input_shape) != 3 or min(input_shape[1:]) < 2):
+        raise InputError(
+            "total_variation",
+            total_variation,
+            f"inputs of shape {tuple(input_shape)} are no pictures: they have no neighbours",
+            "Set total_variation = 0.",
+        )
+
+
+def check_proxies(proxies: Tensor | None, input_shape: Sequence[int]) -> None:
+    """Refuse proxies that are not like the inputs.
+
+    Raises:
+        InputError: If there are none, they have another shape, or a value is not finite.
+    """
+    if proxies is None:
+        return
+    if len(proxies) == 0 or tuple(proxies.shape[1:]) != tuple(input_shape):
+        raise InputError(
+            "proxies",
+            tuple(proxies.shape),
+            f"must hold one input or more of shape {tuple(input_shape)}",
+            "Give inputs like the client's, or none.",
+        )
+    if not bool(torch.isfinite(proxies).all()):
+        raise InputError("proxies", "NaN or infinity", "must be finite", "Leave such inputs out.")
+
+
 def check_labels(labels: Tensor, num_classes: int) -> None:
     """Refuse labels that the model has no output for.
 

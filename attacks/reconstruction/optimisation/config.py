@@ -91,6 +91,8 @@ class InversionConfig(BaseModel):
             raise ValueError(f"bounds {self.bounds} must rise")
         if self.batch_norm and self.statistics == "none":
             raise ValueError('batch_norm needs statistics: "running", "inferred" or "proxy"')
-        if self.group_consistency and self.restarts < 2:
-            raise ValueError("group_consistency compares restarts: it needs restarts >= 2")
+        if self.group_consistency and (self.restarts < 2 or self.optimiser == "lbfgs"):
+            raise ValueError("group_consistency compares restarts: it needs Adam, restarts >= 2")
+        if self.objective == "sign" and self.refine:
+            raise ValueError("the sign objective is no sum of squares: it needs refine = 0")
         return self

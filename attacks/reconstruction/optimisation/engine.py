@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from attacks.reconstruction.label_steps import LocalWork
 from attacks.reconstruction.optimisation.checks import (
     check_inputs_fit,
     check_labels,
+    check_pictures,
+    check_proxies,
     gradient_tensors,
 )
 from attacks.reconstruction.optimisation.config import InversionConfig
@@ -43,6 +46,7 @@ from fl_audit.errors import InputError
 
 Tensor = torch.Tensor
 Decode = Callable[[Tensor], Tensor]
+_DROPOUTS = (torch.nn.modules.dropout._DropoutNd, torch.nn.MultiheadAttention)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +73,7 @@ def invert_gradients(
     batch_size: int | None = None,
     proxies: Any = None,
     plan: LocalPlan | None = None,
+    work: LocalWork | None = None,
     more: Sequence[Sight] = (),
     decode: Decode | None = None,
     tick: Tick | None = None,
@@ -89,6 +94,7 @@ def invert_gradients(
         proxies: Inputs like the client's, (n, *input_shape): they scale the start, and help to
             estimate labels and statistics.
         plan: Local steps to unroll.
+        work: Local steps behind a pseudo-gradient that is not unrolled: labels allow for them.
         more: Updates of the same data at other models.
         decode: From what is searched to inputs (softmax of categories, for tables).
         tick: Called with (evaluations done, at most).
@@ -101,10 +107,12 @@ def invert_gradients(
             refuses inputs of this shape, or labels or statistics are needed and missing.
     """
     config = preset("second_order") if config is None else config
+    check_pictures(config.total_variation, input_shape)
     module = _copy(model, config)
     like = next(module.parameters()).detach().reshape(-1)[:0]
     observed = gradient_tensors(module, gradients, like)
     own = None if proxies is None else torch.as_tensor(np.asarray(proxies)).to(like)
+    check_proxies(own, input_shape)
     given = find_labels(
         module,
         observed,
@@ -114,15 +122,17 @@ def invert_gradients(
         proxies=own,
         input_shape=input_shape,
         generator=generator,
+        work=work if plan is None else plan.work(),
     )
     num_classes = check_inputs_fit(module, input_shape, len(given.classes), like)
     check_labels(given.classes, num_classes)
     classes = given.classes if plan is None else plan.spread(given.classes)
+    batch = torch.zeros(len(given.classes), *input_shape).to(like)
     problem = Problem(
         _sights(module, observed, config, plan, more, like),
         None if config.labels == "joint" and labels is None else classes,
         config,
-        moments=_moments(module, gradients, config, own, len(given.classes)),
+        moments=_moments(module, gradients, config, own, batch=batch, plan=plan),
         decode=decode,
         prior=plan.prior if plan is not None and plan.epochs > 1 else None,
     )
@@ -133,6 +143,7 @@ def invert_gradients(
         logits = torch.randn(*shape[:2], num_classes, generator=generator).to(like)
     point = Point(start(config.start, shape, scale, generator), logits)
     uses_lbfgs, notes = _chooses_lbfgs(module, config, point)
+    notes += _left_out(model, config)
     search = (
         lbfgs(problem, point, tick=tick) if uses_lbfgs else adam(problem, point, scale, tick=tick)
     )
@@ -141,12 +152,30 @@ def invert_gradients(
 
 def _copy(model: torch.nn.Module, config: InversionConfig) -> torch.nn.Module:
     """The model in the precision of the search, with its mode; BatchNorm in training mode uses the
-    batch's statistics and leaves its running ones alone, which a search would run away with."""
+    batch's statistics and leaves its running ones alone, which a search would run away with. The
+    client's dropout masks are not known, and other draws would not be its own either."""
     module = copy.deepcopy(model).to(getattr(torch, config.precision))
     for layer in module.modules():
         if isinstance(layer, BATCH_NORMS) and layer.training:
             layer.track_running_stats = False
+        if isinstance(layer, _DROPOUTS):
+            layer.eval()
     return module
+
+
+def _left_out(model: torch.nn.Module, config: InversionConfig) -> list[str]:
+    """Notes on what plays no part in the search."""
+    notes = []
+    rates = [vars(m).get("p", vars(m).get("dropout")) for m in _dropouts(model) if m.training]
+    if any(rates):
+        notes.append("The client's dropout masks are not known: searched without dropout.")
+    if config.batch_norm and not has_batch_norm(model):
+        notes.append("The model has no BatchNorm: `batch_norm` plays no part.")
+    return notes
+
+
+def _dropouts(model: torch.nn.Module) -> list[torch.nn.Module]:
+    return [layer for layer in model.modules() if isinstance(layer, _DROPOUTS)]
 
 
 def _sights(
@@ -176,17 +205,25 @@ def _moments(
     gradients: Mapping[str, Any],
     config: InversionConfig,
     proxies: Tensor | None,
-    batch_size: int,
+    *,
+    batch: Tensor,
+    plan: LocalPlan | None,
 ) -> list[Moments] | None:
     if not config.batch_norm or not has_batch_norm(module):
-        return None  # nothing to hold on to
+        return None  # nothing to hold on to; a note says so
     if config.statistics == "running":
         return running_moments(module)
     if config.statistics == "inferred":
-        like = next(module.parameters())
-        buffers = {name: torch.as_tensor(np.asarray(v)).to(like) for name, v in gradients.items()}
-        return inferred_moments(module, buffers, batch_size)
-    if proxies is None or len(proxies) == 0:
+        if plan is not None and plan.steps > 1:
+            raise InputError(
+                "statistics",
+                "inferred",
+                f"the running ones moved in {plan.steps} steps, and no single batch can be told",
+                'Use "running" or "proxy".',
+            )
+        buffers = {name: torch.as_tensor(v).to(batch) for name, v in gradients.items()}
+        return inferred_moments(module, buffers, batch)
+    if proxies is None:
         raise InputError(
             "proxies",
             None,
@@ -201,6 +238,8 @@ def _chooses_lbfgs(
 ) -> tuple[bool, list[str]]:
     if config.optimiser != "auto":
         return config.optimiser == "lbfgs", []
+    if config.group_consistency:
+        return False, ["Restarts are held together by group consistency: searched with Adam."]
     found = kinks(module, point.inputs[0])
     if found:
         return False, [f"The model is not smooth ({', '.join(found)}): searched with Adam."]

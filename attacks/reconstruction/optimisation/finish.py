@@ -45,15 +45,15 @@ def finish(
     if search.point.logits is not None:
         logits = search.point.logits[best]
     history, value = search.objective, float(search.values[best])
-    evaluations = problem.evaluations[0]
+    products = 0
     if problem.config.refine:
         inputs, logits, refined = _refine(problem, inputs, logits, tick)
         notes.append(_refine_note(refined, problem.config))
-        value = min(value, float(problem.evaluate(Point(inputs[None], _first(logits)))[0][0]))
+        value = float(problem.evaluate(Point(inputs[None], _first(logits)))[0][0])
         steps = np.full((len(refined.objective) - 1, history.shape[1]), np.nan)
         steps[:, best] = refined.objective[1:] * _share(problem)
         history = np.concatenate([history, steps])
-        evaluations += refined.products
+        products = refined.products
     labels = classes if logits is None else logits.argmax(-1)
     found, merged = _inputs(problem, inputs, labels, scale, plan)
     others = [_inputs(problem, search.point.inputs[int(r)], labels, scale, plan)[0] for r in order]
@@ -69,7 +69,8 @@ def finish(
         np.stack([_numpy(each) for each in others]),
         search.values[order].double().cpu().numpy(),
         np.stack([_numpy(f) for f in frames]) if frames else np.zeros((0, *found.shape)),
-        evaluations,
+        best,
+        problem.evaluations[0] + products,
         tuple(notes),
     )
 
@@ -82,7 +83,7 @@ def _refine(
 
     def residual(unknowns: Tensor) -> Tensor:
         searched = unknowns[:split].view_as(inputs)
-        given = searched if problem.decode is None else problem.decode(searched)
+        given = problem.given(searched)
         labels = problem.labels
         if logits is not None:
             labels = unknowns[split:].view_as(logits).softmax(-1)
@@ -130,7 +131,7 @@ def _inputs(
     problem: Problem, searched: Tensor, labels: Tensor, scale: Scale, plan: LocalPlan | None
 ) -> tuple[Tensor, Tensor]:
     """Model inputs of one restart: decoded, in bounds, one for each record."""
-    found = searched if problem.decode is None else problem.decode(searched)
+    found = problem.given(searched)
     if problem.config.box:
         found = scale.clamp_(found.clone())
     return (found, labels) if plan is None else plan.merge(found, labels)

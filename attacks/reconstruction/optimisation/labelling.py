@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from attacks.reconstruction.label_steps import LocalWork
+from attacks.reconstruction.labels import estimate_labels, labels_of_batch
 from attacks.reconstruction.optimisation.config import Labels
 from fl_audit.errors import InputError
 
@@ -33,6 +35,7 @@ def find_labels(
     proxies: Tensor | None,
     input_shape: Sequence[int],
     generator: torch.Generator,
+    work: LocalWork | None = None,
 ) -> FoundLabels:
     """The labels to search with.
 
@@ -58,24 +61,14 @@ def find_labels(
         )
     if strategy == "joint" and batch_size is not None:  # the search finds them: numbers only
         return FoundLabels(torch.zeros(batch_size, dtype=torch.int64))
-    return infer_labels(
+    found = estimate_labels(
         model,
         observed,
-        batch_size=batch_size,
-        proxies=proxies,
-        input_shape=input_shape,
+        batch_size,
+        proxy_inputs=proxies,
         generator=generator,
+        input_shape=input_shape,
+        work=work,
     )
-
-
-def infer_labels(
-    model: torch.nn.Module,
-    observed: Mapping[str, Tensor],
-    *,
-    batch_size: int | None,
-    proxies: Tensor | None,
-    input_shape: Sequence[int],
-    generator: torch.Generator,
-) -> FoundLabels:
-    """Labels from the last layer's gradient (attacks/reconstruction/labels.py)."""
-    raise InputError("labels", None, "integration pending", "")
+    classes = torch.from_numpy(labels_of_batch(found.counts))
+    return FoundLabels(classes.to(next(model.parameters()).device), found.notes)

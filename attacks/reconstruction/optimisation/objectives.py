@@ -27,7 +27,7 @@ class Objective:
 
     Attributes:
         kind: "euclidean", "cosine" (masked or not) or "sign".
-        target: What is matched, shape (d,); weights are in it.
+        target: What is matched, shape (d,), weights in it; of length 1 for the cosine.
         weights: Shape (d,), or None: all 1. 0 leaves a coordinate out.
     """
 
@@ -36,14 +36,15 @@ class Objective:
     weights: Tensor | None
 
     def __call__(self, gradient: Tensor) -> Tensor:
-        """The distance, a scalar >= 0; 0 for the observed gradient itself."""
+        """The distance, a scalar >= 0; 0 for the observed gradient itself, but for "sign", which is
+        lowest where signs agree and magnitudes are alike."""
         found = gradient if self.weights is None else gradient * self.weights
         if self.kind == "euclidean":
             square: Tensor = (found - self.target).square().sum() / self.target.square().sum()
             return square
         if self.kind == "cosine":
             # as a distance of unit vectors: 1 - cos itself loses half of the digits near 0
-            return 0.5 * (_unit(found) - _unit(self.target)).square().sum()
+            return 0.5 * (_unit(found) - self.target).square().sum()
         scale = found.abs().mean().clamp_min(torch.finfo(found.dtype).tiny)
         wrong = torch.sigmoid(-4 * self.target.sign() * found / scale)
         counted = self.target != 0
@@ -61,14 +62,37 @@ class Objective:
             value, slope = rest.square().sum() / square, rest * (2 / square)
         elif self.kind == "cosine":
             size = found.norm().clamp_min(torch.finfo(found.dtype).tiny)
-            unit, wanted = found / size, _unit(self.target)
-            rest = unit - wanted
-            value = 0.5 * rest.square().sum()
-            slope = (rest - (rest * unit).sum() * unit) / size
+            unit = found / size
+            rest = unit - self.target
+            value = 0.5 * rest.dot(rest)  # = rest . unit: both are of length 1
+            slope = (rest - value * unit) / size
         else:
             slope, value = torch.func.grad_and_value(self)(gradient)
             return value, slope
         return value, slope if self.weights is None else slope * self.weights
+
+    def in_place(self, gradient: Tensor, spare: Tensor) -> tuple[Tensor, Tensor, float]:
+        """As `value_and_slope`, in few passes over memory: a large model's are most of the work.
+
+        Args:
+            gradient: Shape (d,); it is overwritten.
+            spare: Room for the slope, shape (d,).
+
+        Returns:
+            (value, slope / factor, factor).
+        """
+        if self.kind != "cosine":
+            value, slope = self.value_and_slope(gradient)
+            return value, slope, 1.0
+        if self.weights is not None:
+            gradient.mul_(self.weights)
+        size = max(float(gradient.norm()), torch.finfo(gradient.dtype).tiny)
+        back = torch.add(self.target, gradient, alpha=-1 / size, out=spare)
+        value = 0.5 * back.dot(back)
+        slope = back.add_(gradient, alpha=float(value) / size)
+        if self.weights is not None:
+            slope.mul_(self.weights)
+        return value, slope, -1 / size
 
     def residual(self, gradient: Tensor) -> Tensor:
         """r with the distance = c * ||r||^2, shape (d,).
@@ -81,7 +105,7 @@ class Objective:
             rest: Tensor = (found - self.target) / self.target.norm()
             return rest
         if self.kind == "cosine":
-            return _unit(found) - _unit(self.target)
+            return _unit(found) - self.target
         raise InputError(
             "objective",
             self.kind,
@@ -123,6 +147,7 @@ def build_objective(
         )
     plain = bool((weights == 1).all())
     kind = "cosine" if config.objective == "masked_cosine" else config.objective
+    target = _unit(target) if kind == "cosine" else target
     return Objective(kind, target, None if plain else weights)
 
 

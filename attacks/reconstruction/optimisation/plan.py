@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from attacks.reconstruction.label_steps import LocalWork
 from fl_audit.errors import InputError
 from fl_audit.local_training import LocalTraining
 
@@ -56,6 +57,10 @@ class LocalPlan:
     def steps(self) -> int:
         """Steps of the optimiser."""
         return self.training.steps(self.num_examples)
+
+    def work(self) -> LocalWork:
+        """The same for label counts."""
+        return LocalWork(self.training, self.rate, self.num_examples)
 
     def batches(self) -> list[Tensor]:
         """Rows of the searched inputs (epochs one after another) in each step."""

@@ -8,12 +8,14 @@ they take turns, because per-restart weight gradients become grouped convolution
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from attacks.reconstruction.optimisation.config import InversionConfig
+from attacks.reconstruction.optimisation.convolutions import quick_convolutions
 from attacks.reconstruction.optimisation.objectives import Objective
 from attacks.reconstruction.optimisation.regularisers import (
     Moments,
@@ -24,7 +26,7 @@ from attacks.reconstruction.optimisation.regularisers import (
 from attacks.reconstruction.optimisation.simulation import OneGradient, Simulation
 
 Tensor = torch.Tensor
-VMAP_PARAMETERS = 1_000_000  # above, restarts take turns
+VMAP_PARAMETERS = 200_000  # above, memory and not dispatch is the limit: restarts take turns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +67,7 @@ class Problem:
     decode: Callable[[Tensor], Tensor] | None = None
     prior: Callable[[Tensor], Tensor] | None = None
     evaluations: list[int] = field(default_factory=lambda: [0])
+    room: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def batches_restarts(self) -> bool:
@@ -78,7 +81,7 @@ class Problem:
     def evaluate(self, point: Point) -> tuple[Tensor, list[Tensor]]:
         """The objective of each restart, shape (restarts,), with its slopes in `point.parts()`."""
         restarts = len(point.inputs)
-        self.evaluations[0] += 1
+        self.evaluations[0] += restarts
         if restarts > 1 and self.batches_restarts:
             return self._together(point)
         found = [
@@ -88,12 +91,24 @@ class Problem:
         slopes = [torch.stack(parts) for parts in zip(*(s for _, s in found), strict=True)]
         return torch.stack([value for value, _ in found]), slopes
 
+    def given(self, searched: Tensor) -> Tensor:
+        """The model's inputs for what is searched, shape (b, ...)."""
+        return searched if self.decode is None else self.decode(searched)
+
+    def quick(self, point: Point) -> AbstractContextManager[None]:
+        """While open, convolutions are done by what is quickest for searches from this point."""
+        if len(point.inputs) > 1 and self.batches_restarts:
+            return nullcontext()  # many at a time: no longer tiny
+        return quick_convolutions(self.sights[0][0].model, self.given(point.inputs[0]))
+
     def _one(self, inputs: Tensor, logits: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         searched = [t.detach().requires_grad_() for t in (inputs, logits) if t is not None]
-        given = searched[0] if self.decode is None else self.decode(searched[0])
+        given = self.given(searched[0])
         labels = self._labels(searched[1] if logits is not None else None)
         outputs: list[Tensor] = []
         slopes: list[Tensor] = []
+        factors: list[float] = []
+        extras: list[Tensor] = []
         total = torch.zeros((), dtype=inputs.dtype, device=inputs.device)
         for place, (simulate, objective) in enumerate(self.sights):
             moments: list[Moments] = []
@@ -102,23 +117,35 @@ class Problem:
                     gradients = simulate(given, labels)
             else:
                 gradients = simulate(given, labels)
-            flat = torch.cat([g.detach().reshape(-1) for g in gradients])
-            value, slope = objective.value_and_slope(flat)
+            flat, spare = self._workspace(place, gradients)
+            value, slope, factor = objective.in_place(flat, spare)
             total = total + value / len(self.sights)
+            factors.append(factor / len(self.sights))
             parts = torch.split(slope, [g.numel() for g in gradients])
             for g, part in zip(gradients, parts, strict=True):
                 if g.requires_grad:
                     outputs.append(g)
-                    slopes.append(part.view_as(g) / len(self.sights))
+                    # relative to the first sight's factor, which is applied at the end
+                    share = factors[place] / factors[0]
+                    slopes.append(part.view_as(g) if place == 0 else part.view_as(g) * share)
             if self.moments is not None and moments:
-                wanted = moments_penalty(moments, self.moments)
-                outputs.append(self.config.batch_norm * wanted)
+                extras.append(self.config.batch_norm * moments_penalty(moments, self.moments))
         penalty = self._penalty(searched[0], given)
         if penalty is not None:
-            outputs.append(penalty)
-        for extra in outputs[len(slopes) :]:
+            extras.append(penalty)
+        for extra in extras:
             total = total + extra.detach()
-        return total, _slopes(outputs, slopes, searched)
+        return total, _slopes([*outputs, *extras], slopes, searched, factors[0])
+
+    def _workspace(self, place: int, gradients: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The gradients side by side, and as much room again, in memory that is used every step."""
+        parts = [g.detach().reshape(-1) for g in gradients]
+        if place not in self.room:
+            flat = torch.cat(parts)
+            self.room[place] = flat, torch.empty_like(flat)
+            return self.room[place]
+        flat, spare = self.room[place]
+        return torch.cat(parts, out=flat), spare
 
     def _penalty(self, searched: Tensor, given: Tensor) -> Tensor | None:
         parts = [input_penalty(self.config, given)]
@@ -138,7 +165,7 @@ class Problem:
 
         def one(*searched: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
             def gradient(*parts: Tensor) -> Tensor:
-                given = parts[0] if self.decode is None else self.decode(parts[0])
+                given = self.given(parts[0])
                 labels = self._labels(parts[1] if len(parts) > 1 else None)
                 return simulation.pure(given, labels)
 
@@ -148,7 +175,7 @@ class Problem:
             slopes = pull(slope)
 
             def penalty(x: Tensor) -> Tensor:
-                found = self._penalty(x, x if self.decode is None else self.decode(x))
+                found = self._penalty(x, self.given(x))
                 return torch.zeros_like(value) if found is None else found
 
             more, extra = torch.func.grad_and_value(penalty)(searched[0])
@@ -159,11 +186,14 @@ class Problem:
         return values.detach(), [s.detach() for s in slopes]
 
 
-def _slopes(outputs: list[Tensor], slopes: list[Tensor], searched: list[Tensor]) -> list[Tensor]:
+def _slopes(
+    outputs: list[Tensor], slopes: list[Tensor], searched: list[Tensor], factor: float
+) -> list[Tensor]:
     """Derivatives of all outputs together; those without a slope of their own are scalars."""
-    whole = [*slopes, *(torch.ones_like(extra) for extra in outputs[len(slopes) :])]
+    ones = [torch.full_like(extra, 1 / factor) for extra in outputs[len(slopes) :]]
+    whole = [*slopes, *ones]
     found = torch.autograd.grad(outputs, searched, grad_outputs=whole, allow_unused=True)
     return [
-        torch.zeros_like(x) if slope is None else slope
+        torch.zeros_like(x) if slope is None else slope * factor
         for x, slope in zip(searched, found, strict=True)
     ]

@@ -62,9 +62,15 @@ def batch_moments(model: torch.nn.Module) -> Iterator[list[Moments]]:
 
 
 def moments_penalty(found: Sequence[Moments], wanted: Sequence[Moments]) -> Tensor:
-    """Mean over layers of the distances of means and variances, as shares of the wanted ones."""
+    """Mean over layers of the distances of means and variances, as shares of the wanted ones.
+
+    Args:
+        found: Of every layer in order, once for each local step.
+        wanted: Of every layer.
+    """
     parts = []
-    for (mean, variance), (wanted_mean, wanted_variance) in zip(found, wanted, strict=False):
+    for place, (mean, variance) in enumerate(found):
+        wanted_mean, wanted_variance = wanted[place % len(wanted)]
         scale = wanted_variance.mean().clamp_min(1e-12)
         parts.append((mean - wanted_mean).square().mean() / scale)
         parts.append((variance - wanted_variance).square().mean() / scale.square())
@@ -80,7 +86,7 @@ def running_moments(model: torch.nn.Module) -> list[Moments]:
 
 
 def inferred_moments(
-    model: torch.nn.Module, buffer_update: Mapping[str, Tensor], batch_size: int
+    model: torch.nn.Module, buffer_update: Mapping[str, Tensor], inputs: Tensor
 ) -> list[Moments]:
     """The client's batch statistics, from how one step moved its running ones.
 
@@ -89,13 +95,14 @@ def inferred_moments(
 
     Args:
         buffer_update: Running statistics after minus before, by name.
-        batch_size: Examples in the step; places of a picture count as examples, too, which the
-            factor (n - 1) / n leaves out of account: it is 1 there in all but name.
+        inputs: Any batch of the step's shape: n is the number of examples times that of places
+            in a layer's feature map, which the model itself tells.
 
     Raises:
         InputError: If the update has none, or a layer keeps a cumulative average.
     """
     moments = []
+    sizes = _values_a_channel(model, inputs)
     for name, layer in _batch_norms(model):
         if layer.momentum is None:
             raise InputError(
@@ -116,7 +123,7 @@ def inferred_moments(
                 )
             old = _buffer(getattr(layer, kind), name)
             parts.append(old + buffer_update[key].to(old) / layer.momentum)
-        biased = parts[1] if isinstance(layer, torch.nn.BatchNorm2d) else _biased(parts, batch_size)
+        biased = parts[1] * (1 - 1 / sizes[layer])
         moments.append((parts[0], biased.clamp_min(0)))
     return moments
 
@@ -133,8 +140,21 @@ def has_batch_norm(model: torch.nn.Module) -> bool:
     return any(_is_batch_norm(module) for module in model.modules())
 
 
-def _biased(parts: Sequence[Tensor], batch_size: int) -> Tensor:
-    return parts[1] * (batch_size - 1) / max(1, batch_size)
+def _values_a_channel(model: torch.nn.Module, inputs: Tensor) -> dict[torch.nn.Module, int]:
+    """How many values each BatchNorm layer takes a channel's mean of."""
+    sizes: dict[torch.nn.Module, int] = {}
+
+    def keep(layer: torch.nn.Module, given: tuple[Any, ...]) -> None:
+        sizes[layer] = given[0].numel() // given[0].shape[1]
+
+    hooks = [m.register_forward_pre_hook(keep) for _, m in _batch_norms(model)]
+    try:
+        with torch.no_grad():
+            model(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sizes
 
 
 def _is_batch_norm(module: torch.nn.Module) -> bool:

@@ -53,7 +53,7 @@ class _Best:
         )
         self.history: list[NDArray[np.float64]] = []
         self.frames: list[Tensor] = []
-        self._every = max(1, config.iterations // config.frames) if config.frames else 0
+        self._every = -(-config.iterations // config.frames) if config.frames else 0
         self._config = config
         self._mark, self._since = math.inf, 0
 
@@ -95,23 +95,24 @@ def adam(problem: Problem, point: Point, scale: Scale, *, tick: Tick | None) -> 
     optimiser = torch.optim.Adam(parts, lr=config.learning_rate)
     best = _Best(point, config)
     alive = torch.ones(len(point.inputs), dtype=torch.bool, device=point.inputs.device)
-    for step in range(config.iterations):
-        values, slopes = problem.evaluate(Point(*parts))
-        best.see(values, parts)
-        alive &= torch.isfinite(values)
-        if not bool(alive.any()) or best.is_done():
-            break
-        if config.group_consistency:
-            slopes[0] = slopes[0] + _towards_group(parts[0], alive, config)
-        optimiser.param_groups[0]["lr"] = _learning_rate(config, step)
-        for part, slope in zip(parts, slopes, strict=True):
-            part.grad = _signed(slope, config, step) if part is parts[0] else slope.clone()
-            part.grad[~alive] = 0
-        optimiser.step()
-        if config.box:
-            scale.clamp_(parts[0])
-        if tick is not None:
-            tick(step + 1, config.iterations)
+    with problem.quick(Point(*parts)):
+        for step in range(config.iterations):
+            values, slopes = problem.evaluate(Point(*parts))
+            best.see(values, parts)
+            alive &= torch.isfinite(values)
+            if not bool(alive.any()) or best.is_done():
+                break
+            if config.group_consistency:
+                slopes[0] = slopes[0] + _towards_group(parts[0], alive, config)
+            optimiser.param_groups[0]["lr"] = _learning_rate(config, step)
+            for part, slope in zip(parts, slopes, strict=True):
+                part.grad = _signed(slope, config, step) if part is parts[0] else slope.clone()
+                part.grad[~alive] = 0
+            optimiser.step()
+            if config.box and problem.decode is None:  # bounds are the model's inputs'
+                scale.clamp_(parts[0])
+            if tick is not None:
+                tick(step + 1, config.iterations)
     return best.found(tuple(torch.nonzero(~alive).flatten().tolist()))
 
 
@@ -195,7 +196,8 @@ def _signed(slope: Tensor, config: InversionConfig, step: int) -> Tensor:
         return slope.sign()
     if config.signed == "soft":  # from nearly linear to nearly hard as the search goes on
         share = (step + 1) / config.iterations
-        size = slope.abs().mean().clamp_min(torch.finfo(slope.dtype).tiny)
+        own = tuple(range(1, slope.ndim))  # of each restart: none depends on another
+        size = slope.abs().mean(own, keepdim=True).clamp_min(torch.finfo(slope.dtype).tiny)
         return torch.tanh(slope / (size * (1 - share * 0.9)))
     return slope.clone()
 

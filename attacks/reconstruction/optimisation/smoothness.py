@@ -19,9 +19,15 @@ _KINKS = (
     "abs",
     "sign",
     "amax",
+    "amin",
     "maximum",
+    "minimum",
     "shrink",
+    "round",
+    "floor",
+    "ceil",
 )
+_EXACT = ("max", "min")  # and not softmax
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -47,4 +53,6 @@ def kinks(model: torch.nn.Module, inputs: torch.Tensor) -> list[str]:
     """Operations of the model that have kinks or steps, by name; none if it is smooth."""
     with _Watch() as watch, torch.no_grad():
         model(inputs)
-    return sorted(name for name in watch.names if any(kink in name for kink in _KINKS))
+    return sorted(
+        name for name in watch.names if name in _EXACT or any(kink in name for kink in _KINKS)
+    )

@@ -65,9 +65,11 @@ def start(kind: Start, shape: Sequence[int], scale: Scale, generator: torch.Gene
     """
     like = scale.centre
     noise = torch.randn(tuple(shape), generator=generator, dtype=like.dtype).to(like.device)
-    centre = like.mean() if kind in ("normal", "patterned") else like
+    centre = like
+    if kind in ("normal", "patterned") and like.ndim > 1:  # a level for each channel, no picture
+        centre = like.mean(tuple(range(1, like.ndim)), keepdim=True)
     if kind == "zeros":
-        return torch.zeros_like(noise)
+        return scale.clamp_(torch.zeros_like(noise))
     if kind == "mean":
         return scale.clamp_(centre + 0.01 * scale.spread * noise)
     if kind == "patterned":

@@ -9,7 +9,7 @@ import pytest
 
 from attacks.audit import audit_run
 from attacks.reconstruction.linear import invert_linear, rank_one_residual
-from attacks.scoring import psnr
+from attacks.reconstruction.metrics import psnr
 from fl_audit.errors import InputError
 from fl_audit.game import read_truth
 from fl_audit.results import ReconstructionResult

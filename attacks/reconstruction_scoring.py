@@ -1,0 +1,269 @@
+"""The scorer of reconstructions: claims beside the records behind the update, and beside a guess.
+
+One update is one trial. The guess sees auxiliary records and no update, and is paired with the
+originals in the same way: only what goes beyond it comes from the update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attacks.features import Features
+from attacks.reconstruction import metrics
+from attacks.reconstruction_arrays import shown_arrays
+from attacks.reconstruction_measures import (
+    MOST_GALLERY,
+    Compared,
+    Values,
+    Yardstick,
+    compare,
+    guess,
+    try_features,
+)
+from fl_audit.attack_spec import Reconstruction, Reconstructions
+from fl_audit.errors import InputError
+from fl_audit.game import GameTruth, MembershipGame
+from fl_audit.results import ColumnFigure, Estimate, ReconstructionRecord, ReconstructionResult
+from fl_audit.stats import mean_ci, median_ci, share_ci
+from fl_audit.targets import Target
+from fl_audit.threat_model import Knowledge, flag_names
+
+_ORDER = (
+    "psnr_db",
+    "recovered",
+    "recovered_20",
+    "exact",
+    "ssim",
+    "rouge_1",
+    "rouge_2",
+    "exact_tokens",
+    "exact_rows",
+    "exact_cells",
+    "token_precision",
+    "token_recall",
+    "label_accuracy",
+    "label_overlap",
+    "re_identified@1",
+    "median_rank",
+    "feature_distance",
+)
+_BOUNDS = {
+    "psnr_db": (-np.inf, metrics.PSNR_CAP),
+    "ssim": (-1.0, 1.0),
+    "feature_distance": (0.0, np.inf),
+}
+_ENOUGH_TRIALS = 2  # a mean of one has no interval
+_ENOUGH_FOR_MEDIAN = 6  # fewer have no 95 % interval
+Scored = list[tuple[Reconstruction, Target]]
+
+
+def score_reconstruction(
+    output: Reconstructions,
+    header: Mapping[str, Any],
+    *,
+    game: MembershipGame | None,
+    truth: GameTruth | None,
+    features: Features | None = None,
+) -> ReconstructionResult:
+    """Score what a reconstruction attack said.
+
+    Args:
+        output: Its claims, one an update.
+        header: The fields that every record shares.
+        game: What attackers were shown: the guess and the gallery come from it.
+        truth: Without it claims are kept, and no figure is given.
+        features: Gives a round's model's features of records; None leaves their distance out.
+
+    Raises:
+        InputError: If two claims are about one update, or a claim does not fit the records.
+    """
+    _check_unique(output.targets)
+    scored = _scored(output.targets, truth)
+    auxiliary = None if game is None or not len(game.auxiliary) else game.auxiliary
+    by, refused = _yardstick(output, scored, header, game=game, features=features)
+    compared = [compare(claim, target, by) for claim, target in scored]
+    found, why = _estimates([one.figures for one in compared])
+
+    def told(target: Target) -> NDArray[np.int64] | None:
+        return None if by.labels_count else target.labels
+
+    baseline: dict[str, Estimate] = {}
+    guessed: list[Compared] = []
+    if auxiliary is not None:
+        guessed = [
+            compare(guess(c, auxiliary, output.contents, granted=told(t)), t, by) for c, t in scored
+        ]
+        baseline, _ = _estimates([one.figures for one in guessed])
+    arrays = shown_arrays(output, compared, auxiliary)
+    record = ReconstructionRecord(
+        **header,
+        notes=[*output.notes, *_notes(output, compared, by)],
+        num_targets=len(output.targets),
+        metrics=found,
+        baseline=baseline,
+        refused=refused | why,
+        expected=dict(output.expected),
+        contents=output.contents,
+        columns=_columns(compared, guessed),
+        arrays_file=f"{header['label']}.safetensors" if arrays else None,
+    )
+    return ReconstructionResult(record, arrays)
+
+
+def _check_unique(claims: Sequence[Reconstruction]) -> None:
+    seen: set[tuple[int, int]] = set()
+    for claim in claims:
+        if (claim.round, claim.client) in seen:
+            raise InputError(
+                "reconstruction",
+                (claim.round, claim.client),
+                "an attack makes one claim about an update (round, client)",
+                "Choose by the attack's own objective, or join the records.",
+            )
+        seen.add((claim.round, claim.client))
+
+
+def _scored(claims: Sequence[Reconstruction], truth: GameTruth | None) -> Scored:
+    if truth is None:
+        return []
+    pairs = [(c, truth.targets.behind(c.round, c.client, c.behind)) for c in claims]
+    return [(claim, target) for claim, target in pairs if target is not None]
+
+
+def _yardstick(
+    output: Reconstructions,
+    scored: Scored,
+    header: Mapping[str, Any],
+    *,
+    game: MembershipGame | None,
+    features: Features | None,
+) -> tuple[Yardstick, dict[str, str]]:
+    """What to measure with, and why some measures cannot be given."""
+    refused: dict[str, str] = {}
+    rebuilt = [(claim, target) for claim, target in scored if claim.inputs is not None]
+    originals = [target.inputs for _, target in rebuilt]
+    in_unit = all(float(o.min()) >= 0 and float(o.max()) <= 1 for o in originals)
+    if rebuilt and output.contents == "numbers":
+        refused |= _refused_pictures(originals[0].shape, in_unit=in_unit)
+    granted = set(flag_names(Knowledge.LABELS)) & set(header["knows"])
+    if granted and any(c.labels is not None or c.label_counts is not None for c, _ in scored):
+        refused["label_accuracy"] = "the attack was granted the labels: they are no finding"
+    gallery = _gallery(game, originals) if rebuilt else None
+    if rebuilt and gallery is None:
+        refused["re_identified@1"] = "there is no other record to tell the original from"
+    if output.contents == "tokens" or not rebuilt:
+        features = None
+    elif features is not None:
+        inputs = originals[0].astype(np.float64)
+        reason = try_features(features, rebuilt[0][0].round, inputs)
+        if reason is not None:
+            refused["feature_distance"], features = f"no features of the model: {reason}", None
+    tolerance = None
+    if output.contents == "table" and rebuilt:
+        tolerance = _tolerance(game, originals)
+    yardstick = Yardstick(output.contents, in_unit, gallery, tolerance, features, not granted)
+    return yardstick, refused
+
+
+def _refused_pictures(shape: tuple[int, ...], *, in_unit: bool) -> dict[str, str]:
+    if not in_unit:
+        return {
+            "psnr_db": "originals do not all lie in [0, 1], so there is no peak to compare with: "
+            "`exact` and the rank in the gallery stand for it"
+        }
+    if len(shape) == 4 and metrics.ssim_sigma(*shape[2:]) is None:
+        return {"ssim": f"pictures of {shape[2]} x {shape[3]} pixels are too small for a window"}
+    return {}
+
+
+def _gallery(
+    game: MembershipGame | None, originals: Sequence[NDArray[np.float32]]
+) -> Values | None:
+    """At most `MOST_GALLERY` different records, evenly from all that the scorer has."""
+    shape = originals[0].shape[1:]
+    parts: list[Any] = [o for o in originals if o.shape[1:] == shape]
+    if game is not None:
+        own = (game.candidates, game.null, game.auxiliary)
+        parts += [records.inputs for records in own if records.input_shape == shape]
+    ends = np.cumsum([len(part) for part in parts])
+    chosen = np.unique(np.linspace(0, ends[-1] - 1, min(int(ends[-1]), MOST_GALLERY)).round())
+    rows = chosen.astype(np.int64)
+    which = np.searchsorted(ends, rows, side="right")
+    picked = [
+        np.asarray(part[rows[which == place] - (ends[place] - len(part))])
+        for place, part in enumerate(parts)
+    ]
+    gallery = np.concatenate(picked).astype(np.float64)
+    differ = (gallery != gallery[0]).any()
+    return gallery if differ else None
+
+
+def _tolerance(game: MembershipGame | None, originals: Sequence[NDArray[np.float32]]) -> Values:
+    known = np.concatenate(list(originals))
+    if game is not None and len(game.auxiliary) > 1:
+        known = np.asarray(game.auxiliary.inputs[:])
+    return metrics.column_tolerance(known.reshape(len(known), -1).astype(np.float64))
+
+
+def _estimates(
+    figures: Sequence[Mapping[str, float]],
+) -> tuple[dict[str, Estimate], dict[str, str]]:
+    """Each measure over the updates that have it, with its interval; or why there is none."""
+    found: dict[str, Estimate] = {}
+    refused: dict[str, str] = {}
+    for name in _ORDER:
+        values = np.array([own[name] for own in figures if name in own])
+        if not len(values):
+            continue
+        if not np.isfinite(values).all():
+            refused[name] = "it is not finite for some update"
+            continue
+        enough = _ENOUGH_FOR_MEDIAN if name == "median_rank" else _ENOUGH_TRIALS
+        if name == "median_rank" and len(values) >= enough:
+            found[name] = median_ci(values)
+        elif name not in _BOUNDS and name != "median_rank":
+            found[name] = share_ci(np.clip(values, 0, 1))  # a sum of shares may round above 1
+        elif len(values) >= enough:
+            found[name] = mean_ci(values, bounds=_BOUNDS[name])
+        else:
+            listed = ", ".join(f"{value:.4g}" for value in values)
+            refused[name] = f"an interval needs {enough} updates or more; found: {listed}"
+    return found, refused
+
+
+def _columns(compared: Sequence[Compared], guessed: Sequence[Compared]) -> list[ColumnFigure]:
+    own = [one.right_columns for one in compared if one.right_columns is not None]
+    theirs = [one.right_columns for one in guessed if one.right_columns is not None]
+    if not own:
+        return []
+    found, control = np.array(own), np.array(theirs)
+    return [
+        ColumnFigure(
+            column=column,
+            found=share_ci(np.clip(found[:, column], 0, 1)),
+            baseline=share_ci(np.clip(control[:, column], 0, 1)) if theirs else None,
+        )
+        for column in range(found.shape[1])
+    ]
+
+
+def _notes(output: Reconstructions, compared: Sequence[Compared], by: Yardstick) -> list[str]:
+    notes = []
+    if compared and len(compared) < len(output.targets):
+        rest = len(output.targets) - len(compared)
+        notes.append(f"Of {rest} updates with a claim the truth is not known: they are not scored.")
+    paired = [one for one in compared if one.claim.inputs is not None]
+    if not paired:
+        return notes
+    found, given = sum(len(one.rows) for one in paired), sum(len(o.target.labels) for o in paired)
+    if output.contents != "tokens" and found:
+        worst = max(float(metrics.largest_errors(*o.pairs).max(initial=0)) for o in paired)
+        notes.append(f"Largest absolute error of any input value: {worst:.2g}.")
+    notes.append(f"{found} records were compared with the {given} behind these updates.")
+    if by.gallery is not None:
+        notes.append(f"Ranks are among {len(by.gallery)} records that the auditor has.")
+    return notes
