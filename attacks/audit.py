@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from attacks.federated.rehearsal import Rehearsals, Rehearser
+from attacks.reconstruction_pictures import write_pictures
 from attacks.registry import known_attacks, load_attack
 from attacks.requests import AttackRequest, check_attacks, parse_attacks
 from attacks.runner import Runner
@@ -341,6 +342,7 @@ def save_result(result: AttackResult, folder: Path) -> None:
         write_bytes(folder / result.record.table_file, _parquet(result.table))
     elif isinstance(result, ReconstructionResult) and result.record.arrays_file is not None:
         write_arrays(folder / result.record.arrays_file, result.arrays)
+        write_pictures(result.arrays, folder / record.label)
     write_text(folder / f"{record.label}.json", record.model_dump_json(indent=1))
 
 

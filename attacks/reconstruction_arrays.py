@@ -23,14 +23,16 @@ def shown_arrays(
 ) -> dict[str, NDArray[np.generic]]:
     """What a report shows, by place and name: `round_0001/client_3/reconstruction`.
 
-    Reconstructions, originals in the order of those, labels of both, PSNR and SSIM of each pair,
-    the objective, frames and confidence, where they are known; and `baseline`, the guess.
+    Reconstructions, originals in the order of those, labels of both, PSNR and SSIM of each pair or
+    which of its values are right, the objective, frames and confidence, where they are known; and
+    `baseline`, the usual record.
     """
     arrays: dict[str, NDArray[np.generic]] = {}
     known = {place_of(one.claim): one for one in compared}
     for claim in output.targets:
         place = place_of(claim)
-        own = _claim_arrays(claim, known.get(place))
+        one = known.get(place)
+        own = _claim_arrays(claim if one is None else one.claim, one)
         arrays |= {f"{place}/{name}": array for name, array in own.items()}
     if auxiliary is not None and any(claim.inputs is not None for claim in output.targets):
         first = next(claim for claim in output.targets if claim.inputs is not None)
@@ -51,7 +53,7 @@ def _claim_arrays(claim: Reconstruction, one: Compared | None) -> dict[str, NDAr
         theirs = _first(one.columns, len(one.target.labels))
         arrays["original"] = one.target.inputs[theirs].astype(np.float64)
         arrays["original_labels"] = one.target.labels[theirs]
-        rows = {"psnr_db": one.psnr_db, "ssim": one.ssim}
+        rows = {"psnr_db": one.psnr_db, "ssim": one.ssim, "right": one.right}
         arrays |= {name: values for name, values in rows.items() if values is not None}
     arrays["reconstruction"] = claim.inputs[order]
     if claim.labels is not None:

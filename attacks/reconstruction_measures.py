@@ -57,6 +57,8 @@ class Compared:
         columns: The originals that belong to them, shape (p,).
         psnr_db: Of each pair, shape (p,), where it is defined.
         ssim: Likewise.
+        figures: Measure: value of this update.
+        right: Values of each pair that are right, shape (p, values), for tokens and tables.
     """
 
     claim: Reconstruction
@@ -66,7 +68,15 @@ class Compared:
     psnr_db: Values | None = None
     ssim: Values | None = None
     figures: dict[str, float] = field(default_factory=dict)
-    right_columns: Values | None = None
+    right: NDArray[np.bool_] | None = None
+
+    @property
+    def right_columns(self) -> Values | None:
+        """Share of the originals in which each column is right, shape (columns,)."""
+        if self.right is None:
+            return None
+        share: Values = self.right.sum(axis=0) / len(self.target.labels)
+        return share
 
     @property
     def pairs(self) -> tuple[Values, Values]:
@@ -108,16 +118,16 @@ def _measured(paired: Compared, by: Yardstick) -> Compared:
     peak = similarity = right = None
     if by.contents == "tokens":
         figures |= _sequences(found, original, num)
+        right = _flat(found).round() == _flat(original)
     else:
         exact = metrics.largest_errors(found, original) < metrics.EXACT
         figures["exact"] = float(exact.sum()) / num
     if by.contents == "table":
         assert by.tolerance is not None  # the scorer sets it for tables
-        cells = metrics.right_cells(_flat(found), _flat(original), by.tolerance)
-        right = cells.sum(axis=0) / num
+        right = metrics.right_cells(_flat(found), _flat(original), by.tolerance)
         figures |= {
-            "exact_cells": float(right.mean()),
-            "exact_rows": float(cells.all(axis=1).sum()) / num,
+            "exact_cells": float(right.mean(axis=1).sum()) / num,
+            "exact_rows": float(right.all(axis=1).sum()) / num,
         }
     elif by.contents == "numbers" and by.in_unit_range:
         peak, similarity, own = _pictures(found, original, num)
@@ -127,7 +137,7 @@ def _measured(paired: Compared, by: Yardstick) -> Compared:
     if by.features is not None and len(found):
         server_round = paired.claim.round
         figures["feature_distance"] = _feature_distance(server_round, found, original, by.features)
-    return replace(paired, psnr_db=peak, ssim=similarity, figures=figures, right_columns=right)
+    return replace(paired, psnr_db=peak, ssim=similarity, figures=figures, right=right)
 
 
 def guess(

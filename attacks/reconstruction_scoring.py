@@ -7,6 +7,7 @@ originals in the same way: only what goes beyond it comes from the update.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,12 @@ def score_reconstruction(
         InputError: If two claims are about one update, or a claim does not fit the records.
     """
     _check_unique(output.targets)
-    scored = _scored(output.targets, truth)
+    shapes = [] if game is None else [game.candidates.input_shape]
+    output = replace(output, targets=tuple(_shaped(claim, shapes) for claim in output.targets))
+    scored = [
+        (_shaped(claim, [target.inputs.shape[1:]]), target)
+        for claim, target in _scored(output.targets, truth)
+    ]
     auxiliary = None if game is None or not len(game.auxiliary) else game.auxiliary
     by, refused = _yardstick(output, scored, header, game=game, features=features)
     compared = [compare(claim, target, by) for claim, target in scored]
@@ -108,7 +114,7 @@ def score_reconstruction(
         refused=refused | why,
         expected=dict(output.expected),
         contents=output.contents,
-        columns=_columns(compared, guessed),
+        columns=_columns(compared, guessed, output.contents),
         arrays_file=f"{header['label']}.safetensors" if arrays else None,
     )
     return ReconstructionResult(record, arrays)
@@ -125,6 +131,22 @@ def _check_unique(claims: Sequence[Reconstruction]) -> None:
                 "Choose by the attack's own objective, or join the records.",
             )
         seen.add((claim.round, claim.client))
+
+
+def _shaped(claim: Reconstruction, shapes: Sequence[tuple[int, ...]]) -> Reconstruction:
+    """A claim in the shape of records: a dense layer's inputs come as rows of as many values."""
+    found = claim.inputs
+    if found is None or not shapes or found.shape[1:] == shapes[0]:
+        return claim
+    if int(np.prod(found.shape[1:])) != int(np.prod(shapes[0])):
+        return claim  # refused where it is compared
+    frames, confidence = claim.frames, claim.confidence
+    if frames is not None:
+        frames = frames.reshape(*frames.shape[:2], *shapes[0])
+    if confidence is not None:
+        confidence = np.broadcast_to(confidence, found.shape).reshape(len(found), *shapes[0])
+    shaped = found.reshape(len(found), *shapes[0])
+    return replace(claim, inputs=shaped, frames=frames, confidence=confidence)
 
 
 def _scored(claims: Sequence[Reconstruction], truth: GameTruth | None) -> Scored:
@@ -235,10 +257,13 @@ def _estimates(
     return found, refused
 
 
-def _columns(compared: Sequence[Compared], guessed: Sequence[Compared]) -> list[ColumnFigure]:
+def _columns(
+    compared: Sequence[Compared], guessed: Sequence[Compared], contents: str
+) -> list[ColumnFigure]:
+    """Figures of each column of a table."""
     own = [one.right_columns for one in compared if one.right_columns is not None]
     theirs = [one.right_columns for one in guessed if one.right_columns is not None]
-    if not own:
+    if not own or contents != "table":
         return []
     found, control = np.array(own), np.array(theirs)
     return [

@@ -16,12 +16,13 @@ from attacks.estimates import score_estimate
 from attacks.features import round_features
 from attacks.federated.rehearsal import Rehearsals, no_rehearsals
 from attacks.persons import InRound
+from attacks.reconstruction.resimulation import resimulation_note
 from attacks.requests import AttackRequest
 from attacks.risk import access_of
 from attacks.scoring import score
 from attacks.shadows.lab import Lab
 from attacks.shadows.workshop import Mode
-from fl_audit.attack_spec import AttackInput, AttackOutput, MembershipScores
+from fl_audit.attack_spec import AttackInput, AttackOutput, MembershipScores, Reconstructions
 from fl_audit.errors import AuditError, InputError, clean_text
 from fl_audit.game import GameTruth, MembershipGame
 from fl_audit.randomness import derived_rng
@@ -83,6 +84,7 @@ class Runner:
                 )
             granted = self._granted_labels(truth)
             output = self._run(None, "targets", labels=granted)
+            output = self._checked(output, truth)
             features = round_features(self.view)
             return score(output, header, game=game, truth=truth, features=features)
         except AuditError as error:
@@ -90,6 +92,19 @@ class Runner:
         except Exception as error:
             logger.debug("attack %s failed", self.request.label, exc_info=True)
             return unavailable(header, f"the attack failed: {type(error).__name__}: {error}")
+
+    def _checked(self, output: AttackOutput, truth: GameTruth | None) -> AttackOutput:
+        """What was inverted was sent as assumed: one update is played again on its true records."""
+        if truth is None or not isinstance(output, Reconstructions) or not output.targets:
+            return output
+        if Knowledge.LOCAL_TRAINING not in self.request.knows:  # nothing was assumed
+            return output
+        first = next((claim for claim in output.targets if claim.client >= 0), None)
+        target = None if first is None else truth.targets.find(first.round, first.client)
+        if target is None:
+            return output
+        note = resimulation_note(self.view, target, rng=self._rng("resimulation"))
+        return replace(output, notes=(*output.notes, note))
 
     def _granted_labels(
         self, truth: GameTruth | None

@@ -22,6 +22,7 @@ from simulations.scenario import Model
 from simulations.text_models import TokenTransformer
 
 _GROUPS = 8  # of GroupNorm in ResNets: divides every width
+_Norm = Literal["group", "batch"]
 _Initialisation = Literal["default", "reference"]
 
 
@@ -71,9 +72,19 @@ def lenet_zhu(
 
 
 def convnet(
-    *, input_shape: Sequence[int], num_classes: int, width: int = 32, groups: int = 8
+    *,
+    input_shape: Sequence[int],
+    num_classes: int,
+    width: int = 32,
+    groups: int = 8,
+    norm: _Norm = "group",
 ) -> nn.Module:
-    """Two 3x3 convolutions with GroupNorm, ReLU and pooling, and a linear layer."""
+    """Two 3x3 convolutions with normalisation, ReLU and pooling, and a linear layer.
+
+    `norm="batch"` is BatchNorm: its statistics travel with the model, and are averaged like it.
+    """
+    if norm not in get_args(_Norm):
+        raise UnknownNameError("norm", norm, get_args(_Norm))
     channels, height, width_in = _image_shape("convnet", input_shape)
     _refuse_small("width", width)
     _refuse_small("groups", groups)
@@ -81,7 +92,7 @@ def convnet(
     for out in (width, 2 * width):
         layers += [
             nn.Conv2d(channels, out, 3, padding=1),
-            nn.GroupNorm(groups, out),
+            nn.GroupNorm(groups, out) if norm == "group" else nn.BatchNorm2d(out),
             nn.ReLU(),
             nn.MaxPool2d(2),
         ]

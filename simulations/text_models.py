@@ -106,4 +106,5 @@ class _Block(nn.Module):
 
     def _split(self, values: torch.Tensor) -> torch.Tensor:
         """(n, length, width) to (n, heads, length, width of a head)."""
-        return values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        num, length, width = values.shape
+        return values.reshape(num, length, self.heads, width // self.heads).transpose(1, 2)

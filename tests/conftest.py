@@ -87,6 +87,32 @@ def fedsgd_run(run_tables: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def inversion_run(run_tables: Callable[..., Path]) -> Path:
+    """Three FedSGD clients with one digit a round and a small smooth net: nine single digits."""
+    return run_tables(
+        "inversion",
+        federation={"clients": 3, "rounds": 3},
+        data={"examples_per_client": 10},
+        game={"members": 10},
+        model={"name": "lenet_zhu"},
+        training={"algorithm": "fedsgd", "batch_size": 1},
+    )
+
+
+@pytest.fixture(scope="session")
+def table_run(run_tables: Callable[..., Path]) -> Path:
+    """Three FedSGD clients with one row of a table a round: nine single rows."""
+    return run_tables(
+        "table",
+        federation={"clients": 3, "rounds": 3},
+        data={"name": "tests.table_federation:rows", "examples_per_client": 20},
+        game={"members": 20},
+        model={"name": "mlp", "hidden": [40]},
+        training={"algorithm": "fedsgd", "batch_size": 1},
+    )
+
+
+@pytest.fixture(scope="session")
 def text_run(run_tables: Callable[..., Path]) -> Path:
     """The standard federation on sequences of tokens, with an embedding in front."""
     return run_tables(
@@ -95,6 +121,19 @@ def text_run(run_tables: Callable[..., Path]) -> Path:
         data={"name": "tests.text_federation:sequences"},
         model={"name": "tests.text_federation:mean_of_embeddings"},
         audit={"attacks": ["embedding_rows"]},
+    )
+
+
+@pytest.fixture(scope="session")
+def token_run(run_tables: Callable[..., Path]) -> Path:
+    """FedSGD with one sequence a round on a small transformer, with weight decay; ten rounds."""
+    return run_tables(
+        "tokens",
+        federation={"rounds": 10, "clients": 3},
+        data={"name": "tests.text_federation:sequences", "test": 20},
+        model={"name": "transformer", "vocabulary": 2000, "width": 64},
+        training={"algorithm": "fedsgd", "batch_size": 1, "weight_decay": 0.01},
+        audit={"attacks": ["token_sets"]},
     )
 
 

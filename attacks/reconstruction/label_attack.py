@@ -49,8 +49,9 @@ class LabelCountSettings(UpdateSettings):
     input_shape: list[int] | None = None
     """Of one input, for noise; by default that of the auxiliary records."""
     correction: Correction = "path"
-    """Several local steps: average the softmax along the way to the returned model ("path"), to
-    one trained on the proxies ("simulated"), or not ("none")."""
+    """Several local steps: average the softmax along the way to the returned model ("path"), over
+    a training on the proxies ("simulated": dearer, and steadier where steps overshoot), or not
+    ("none")."""
     path_points: int = Field(default=5, ge=1, le=100)
     """Models on that way."""
     examples_per_client: int | None = Field(default=None, ge=1)
@@ -205,7 +206,7 @@ class _Counter:
         if work.steps > 1:
             way = {
                 "path": "averaged along the straight way from the received to the returned model",
-                "simulated": "averaged along a training simulated on the proxies",
+                "simulated": "averaged over a training simulated on the proxies",
                 "none": "that of the received model alone",
             }
             notes.append(f"{work.steps} local steps: the softmax is {way[work.correction]}.")

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from attacks.reconstruction.label_layer import LastLayer, values_of
 from attacks.reconstruction.label_shares import class_shares, mean_by_class
 from attacks.reconstruction.label_softmax import answers
-from attacks.reconstruction.label_steps import LocalWork, Stop, models_along, simulated_way
+from attacks.reconstruction.label_steps import LocalWork, Stop, models_along, simulated_gradient
 from fl_audit.errors import InputError
 
 Values = NDArray[np.float64]
+_PASSES = 4  # trainings on proxies, each in the class shares that the one before gave
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,36 +45,60 @@ class Reading:
             names = [n for n, p in self.model.named_parameters() if p.requires_grad]
             update = {n: -work.scale * values_of(self.gradients, n) for n in names}
             return self._along(update, work.places)
-        first, _ = self._along({}, [Stop(0.0, 1.0)])
-        simulated = simulated_way(
-            self.model, self.proxies, self.labels, first, work, generator=needed(generator)
-        )
-        return self._along(simulated, work.places)
+        return self._simulated(work, needed(generator))
+
+    def _simulated(self, work: LocalWork, generator: torch.Generator) -> tuple[Values, Values]:
+        """The shares with the mean softmax of a training on the proxies.
+
+        There it is known: gradient plus shares. Each pass trains in the shares of the one before.
+        Weight decay and the proximal term are in both gradients, and cancel.
+        """
+        rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
+        shares, spread = self._along({}, [Stop(0.0, 1.0)])
+        direction = self._direction()
+        seen = _projected(values_of(self.gradients, self.source), direction)
+        for _ in range(_PASSES):
+            gradients, had = simulated_gradient(
+                self.model, self.proxies, self.labels, shares, work, rng=rng
+            )
+            played = _projected(values_of(gradients, self.source), direction)
+            shares = class_shares(seen, np.tile(played + had, (self.layer.classes, 1)))
+        return shares, spread
 
     def _along(self, update: Mapping[str, Any], places: Sequence[Stop]) -> tuple[Values, Values]:
         """The shares with the softmax averaged over models on the way of an update."""
-        is_bias = self.source == self.layer.bias
-        gradient = self.loss_gradient()
+        gradient, direction = self.loss_gradient(), self._direction()
         classes = self.layer.classes
-        direction: Values | None = None
         rows, inputs = np.zeros((classes, classes)), np.zeros(classes)
         spread = np.zeros(classes)
         for place, model in zip(places, models_along(self.model, update, places), strict=True):
-            found = answers(
-                model, self.proxies, self.layer, batch=self.batch, with_features=not is_bias
-            )
-            own = None if self.labels is None else self.labels[: len(found.softmax)]
-            if found.features is not None and direction is None:
-                direction = _towards(found.features.mean(axis=0))
-            seen = np.ones(len(found.softmax))
-            if found.features is not None and direction is not None:
-                seen = found.features @ direction
-            weighted = found.softmax * seen[:, None]
-            rows += place.weight * mean_by_class(weighted, own, classes)
-            inputs += place.weight * mean_by_class(seen[:, None], own, classes)[:, 0]
+            softmax, features = answers(model, self.proxies, self.layer, batch=self.batch)
+            labels = None if self.labels is None else self.labels[: len(softmax)]
+            seen = np.ones(len(softmax))
+            if direction is not None and features is not None:
+                seen = features @ direction
+            weighted = softmax * seen[:, None]
+            rows += place.weight * mean_by_class(weighted, labels, classes)
+            inputs += place.weight * mean_by_class(seen[:, None], labels, classes)[:, 0]
             spread += place.weight * weighted.std(axis=0)
-        target = gradient if direction is None else gradient @ direction
-        return class_shares(target, rows, inputs), spread
+        return class_shares(_projected(gradient, direction), rows, inputs), spread
+
+    def _direction(self) -> Values | None:
+        """The direction in which the mean feature vector measures 1; None where a bias is read."""
+        if self.source == self.layer.bias:
+            return None
+        _, features = answers(self.model, self.proxies, self.layer, batch=self.batch)
+        mean: Values = np.zeros(1) if features is None else features.mean(axis=0)
+        power = float(mean @ mean)
+        if power == 0:
+            raise InputError(
+                "model",
+                self.layer.weight,
+                "without a bias, its last layer must see one vector of each record, and not only "
+                "zeros",
+                "Give a model that ends in one dense layer, best one with a bias.",
+            )
+        return mean / power
 
     def loss_gradient(self) -> Values:
         """The cross-entropy's part of a gradient.
@@ -118,14 +143,6 @@ def needed(generator: torch.Generator | None) -> torch.Generator:
     return generator
 
 
-def _towards(mean: Values) -> Values:
-    """The direction in which the mean feature vector measures 1."""
-    power = float(mean @ mean)
-    if power == 0:
-        raise InputError(
-            "model",
-            "its last layer sees zeros only",
-            "a weight gradient of zero features says nothing",
-            "Choose another round, or a model with a bias in its last layer.",
-        )
-    return mean / power
+def _projected(gradient: Values, direction: Values | None) -> Values:
+    result: Values = gradient if direction is None else gradient @ direction
+    return result

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -20,40 +19,28 @@ _CHUNK = 256  # records that go through the model at once
 _COARSE = 4  # side of the grid of random colours that noise pictures are made of
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Answers:
-    """The model's answers to n records.
-
-    Attributes:
-        softmax: Shape (n, classes).
-        features: What the last layer sees, shape (n, features); None unless asked for.
-    """
-
-    softmax: Values
-    features: Values | None
-
-
 def answers(
     model: torch.nn.Module,
     inputs: torch.Tensor,
     layer: LastLayer,
     *,
     batch: int,
-    with_features: bool = False,
-) -> Answers:
-    """Softmax of the inputs. Dropout is off.
+) -> tuple[Values, Values | None]:
+    """Softmax of the inputs, and the features that the last layer sees. Dropout is off.
 
     In training mode layers of batch statistics take those of `batch` inputs at a time; otherwise
     they use what is recorded. The model is left as it is.
 
+    Returns:
+        Shapes (n, classes) and (n, features); the second is None where the layer does not see one
+        vector of each record. n is less than `len(inputs)` where the last batch would not be
+        full.
+
     Raises:
         InputError: If the model refuses the inputs, or its answers are no logits.
     """
-    own = copy.deepcopy(model).eval()
+    own = without_dropout(model)
     is_joint = model.training and has_batch_norm(model)
-    for module in own.modules():
-        if is_joint and is_batch_norm(module):
-            module.train()
     size = min(batch, len(inputs)) if is_joint else _CHUNK
     whole = len(inputs) // size * size if is_joint else len(inputs)  # a smaller batch is another
     seen: list[torch.Tensor] = []
@@ -80,7 +67,7 @@ def answers(
             f"for {whole} inputs it does not give finite logits of shape {(whole, layer.classes)}",
             "Give a classifier whose last parameter makes its logits.",
         )
-    return Answers(softmax(logits, axis=1), _features(seen, whole) if with_features else None)
+    return softmax(logits, axis=1), _features(seen, whole)
 
 
 def noise_inputs(
@@ -103,6 +90,15 @@ def noise_inputs(
     return torch.nn.functional.interpolate(grid, size=size, mode="bilinear", align_corners=False)
 
 
+def without_dropout(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy in which only layers of batch statistics are in training mode, if the model is."""
+    own = copy.deepcopy(model).eval()
+    for module in own.modules():
+        if model.training and is_batch_norm(module):
+            module.train()
+    return own
+
+
 def is_batch_norm(module: torch.nn.Module) -> bool:
     """Whether a layer's answers to one record depend on the others in the batch."""
     return isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
@@ -113,12 +109,8 @@ def has_batch_norm(model: torch.nn.Module) -> bool:
     return any(is_batch_norm(module) for module in model.modules())
 
 
-def _features(seen: Sequence[torch.Tensor], expected: int) -> Values:
+def _features(seen: Sequence[torch.Tensor], expected: int) -> Values | None:
     if sum(len(part) for part in seen) != expected or any(part.ndim != 2 for part in seen):
-        raise InputError(
-            "model",
-            [tuple(part.shape) for part in seen[:1]],
-            "its last layer does not see one vector of each record",
-            "Give a model with a bias in the last layer, or one that ends in one dense layer.",
-        )
-    return torch.cat(list(seen)).double().cpu().numpy()
+        return None
+    found: Values = torch.cat(list(seen)).double().cpu().numpy()
+    return found

@@ -1,8 +1,9 @@
 """Several local steps: where on the way between two models a mean gradient was taken.
 
 The gradient that an update stands for is a mean over the models of a client's local steps. The
-adversary sees the first and the last model, and the straight line between them stands for the way.
-Where it has only the first, it can train on its own records and take that way instead.
+adversary sees the first and the last model, and the straight line between them stands for the way:
+good where steps are small. Or it trains on its own records, in the client's class shares as far as
+they are known, and takes the mean softmax of that. Long steps that overshoot are then imitated.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attacks.reconstruction.optimisation.simulation import effective_steps
+from attacks.reconstruction.label_softmax import without_dropout
+from attacks.reconstruction.optimisation.simulation import effective_steps, pseudo_gradient
 from attacks.reconstruction.resimulation import simulated_update
 from attacks.rounding import apportion
 from fl_audit.errors import InputError
@@ -34,9 +36,9 @@ class LocalWork:
         training: Batch size, epochs, momentum, weight decay, proximal term.
         rate: Learning rate of the round.
         num_examples: Records of the client; of the mean client behind a sum.
-        correction: Which models the softmax is averaged over: "path": on the line to the returned
-            model; "simulated": on the line to one trained on the proxies; "none": the received
-            model alone.
+        correction: What the softmax is averaged over: "path": models on the line to the returned
+            one, asked about the proxies; "simulated": batches of a training on the proxies, played
+            until it gives the observed gradient; "none": the received model alone.
         at_most: Models on the line.
 
     Raises:
@@ -128,30 +130,42 @@ def models_along(
         yield moved
 
 
-def simulated_way(
+def simulated_gradient(
     model: torch.nn.Module,
     proxies: torch.Tensor,
     labels: NDArray[np.int64] | None,
     shares: Values,
     work: LocalWork,
     *,
-    generator: torch.Generator,
-) -> dict[str, torch.Tensor]:
-    """Update of a client that holds proxies, in the class shares of a first estimate.
+    rng: np.random.Generator,
+) -> tuple[dict[str, Any], Values]:
+    """Pseudo-gradient of a client that holds proxies in these class shares.
 
-    A proxy whose class is not known gets a label that it may not have.
+    A proxy whose class is not known, or is none of the wanted, gets a label that it may not have.
+
+    Returns:
+        The gradient by parameter name, and the shares as far as whole records make them.
     """
-    rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
     counts = apportion(shares, work.num_examples)
-    rows = [
-        rng.choice(len(proxies) if labels is None else _rows_of(labels, label), size=count)
-        for label, count in enumerate(counts)
-    ]
+    if labels is None:
+        rows = _drawn(np.arange(len(proxies)), work.num_examples, rng)
+    else:
+        each = [_rows_of(labels, label) for label in range(len(counts))]
+        rows = np.concatenate([_drawn(r, n, rng) for r, n in zip(each, counts, strict=True)])
     classes = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(proxies.device)
-    inputs = proxies[torch.from_numpy(np.concatenate(rows)).to(proxies.device)]
-    return simulated_update(model, inputs, classes, work.training, work.rate, rng=rng)
+    inputs = proxies[torch.from_numpy(rows).to(proxies.device)]
+    own = without_dropout(model)
+    update = simulated_update(own, inputs, classes, work.training, work.rate, rng=rng)
+    found = pseudo_gradient(update, work.rate, work.steps, work.training.momentum)
+    return found, counts / work.num_examples
 
 
 def _rows_of(labels: NDArray[np.int64], label: int) -> NDArray[np.int64]:
     rows = np.flatnonzero(labels == label)
     return rows if len(rows) else np.arange(len(labels))
+
+
+def _drawn(rows: NDArray[np.int64], number: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """So many of the rows, each once where there are enough."""
+    found: NDArray[np.int64] = rng.choice(rows, size=number, replace=number > len(rows))
+    return found

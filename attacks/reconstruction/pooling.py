@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from attacks.reconstruction.tables import TableLayout
+from attacks.reconstruction.tables import NUMBER_TOLERANCE, TableLayout
+from fl_audit.errors import InputError
 
 Values = NDArray[np.float64]
 
@@ -29,9 +30,9 @@ class Pool:
     Attributes:
         rows: Medians of numbers, mean probabilities of categories, shape (b, columns).
         confidence: In [0, 1], the same for all columns of a category, shape (b, columns).
-            Categories: 1 - entropy / its largest value. Numbers: 1 / (1 + s / spread), with s the
-            median distance to the median of the searches (times 1.4826, a standard deviation).
-        num_pooled: Searches that were pooled.
+            Categories: 1 - entropy / its largest value. Numbers: exp(-s / (0.319 spread)), with s
+            the searches' root mean square distance to `rows`.
+        num_pooled: Searches that `rows` come from.
     """
 
     rows: Values
@@ -47,7 +48,7 @@ def pool(
     labels: NDArray[np.int64] | None,
     within: float,
 ) -> Pool:
-    """Pool searches whose objective is near the best one's.
+    """Pool searches whose objective is near the best one's; all of them tell the confidence.
 
     Args:
         restarts: Decoded rows, best first, shape (r, b, columns).
@@ -55,22 +56,32 @@ def pool(
         layout: Of the table.
         labels: Class of each row, the same in all searches, shape (b,): only rows of one class are
             paired up. None if each search has labels of its own.
-        within: How many times the best objective one may have to be pooled.
+        within: How many times the best objective a search may have to be pooled, at least 1.
+
+    Raises:
+        InputError: If fewer than two searches came to an end.
     """
-    kept = np.isfinite(objectives) & (objectives <= within * objectives[0])
-    chosen = restarts[kept]
-    aligned = np.stack([_paired(rows, chosen[0], layout, labels) for rows in chosen])
+    ended = np.isfinite(objectives)
+    if ended.sum() < 2:
+        raise InputError(
+            "restarts",
+            int(ended.sum()),
+            "a pool compares two searches or more that came to an end",
+            "Set restarts = 15; if searches break off, the model overflows on such inputs.",
+        )
+    aligned = np.stack([_paired(rows, restarts[0], layout, labels) for rows in restarts[ended]])
+    near = aligned[objectives[ended] <= within * objectives[0]]
     numeric = layout.numeric
-    rows = aligned.mean(0)
-    rows[:, numeric] = np.median(aligned[:, :, numeric], axis=0)
+    rows = near.mean(0)
+    rows[:, numeric] = np.median(near[:, :, numeric], axis=0)
     confidence = np.ones_like(rows)
-    away = np.median(np.abs(aligned[:, :, numeric] - rows[:, numeric]), axis=0)
-    confidence[:, numeric] = 1 / (1 + 1.4826 * away / layout.spread)
+    away = np.sqrt(np.mean(np.square(aligned[:, :, numeric] - rows[:, numeric]), axis=0))
+    confidence[:, numeric] = np.exp(-away / (NUMBER_TOLERANCE * layout.spread))
     for group in layout.groups:
         columns = list(group)
-        entropy = -np.sum(_x_log_x(rows[:, columns]), axis=1)
+        entropy = -np.sum(_x_log_x(aligned[:, :, columns].mean(0)), axis=1)
         confidence[:, columns] = np.clip(1 - entropy / np.log(len(group)), 0, 1)[:, None]
-    return Pool(rows, confidence, len(chosen))
+    return Pool(rows, confidence, len(near))
 
 
 def _paired(
@@ -80,7 +91,8 @@ def _paired(
     cost = row_distance(best, rows, layout)
     if labels is not None:
         cost = cost + (labels[:, None] != labels[None]) * (cost.max() * len(cost) + 1)
-    return rows[linear_sum_assignment(cost)[1]]
+    found: Values = rows[linear_sum_assignment(cost)[1]]
+    return found
 
 
 def row_distance(these: Values, those: Values, layout: TableLayout) -> Values:

@@ -17,8 +17,12 @@ from numpy.typing import NDArray
 from attacks.reconstruction.optimisation.simulation import effective_steps
 from fl_audit.local_training import LocalTraining
 from fl_audit.records import Records
+from fl_audit.targets import Target
+from fl_audit.trace import TraceView
+from fl_audit.trace.query import load_weights
 
 Values = NDArray[np.float64]
+_WRONG = 0.05  # rounding explains less, one step of SGD explains the rest
 
 
 def simulated_update(
@@ -129,3 +133,36 @@ def resimulation_error(
     )
     whole = sum(float(np.sum(np.square(update[name]))) for name in again)
     return float(np.sqrt(wrong / whole)) if whole > 0 else float("inf")
+
+
+def resimulation_note(view: TraceView, target: Target, *, rng: np.random.Generator) -> str:
+    """What playing one recorded update again says of the assumptions behind an inversion.
+
+    Args:
+        target: What the client trained on in that round: for the scorer only.
+        rng: Shuffles its epochs.
+    """
+    training = view.local_training(target.client)
+    model = view.architecture().train()
+    load_weights(model, view.received(target.round, target.client))
+    records = Records(np.arange(len(target.labels)), target.inputs, target.labels)
+    error = resimulation_error(
+        model,
+        records,
+        training,
+        target.round,
+        update=view.client_update(target.round, target.client),
+        rng=rng,
+    )
+    several = training.steps(len(records)) > 1 and len(records) > 1
+    order = ", part of which is the order of its steps, which is not known" if several else ""
+    text = (
+        f"Round {target.round}, client {target.client}, played again on its true records as "
+        f"assumed: the update is off by {100 * error:.2g} % of its norm{order}."
+    )
+    if error > _WRONG and not several:
+        text += (
+            " Learning rate, batch, defence or model are not as assumed: that an inversion fails "
+            "says nothing here."
+        )
+    return text

@@ -23,6 +23,7 @@ from fl_audit.errors import InputError
 Values = NDArray[np.float64]
 Tensor = torch.Tensor
 
+NUMBER_TOLERANCE = 0.319  # standard deviations within which a number counts as found (TabLeak)
 _FEW = 5  # distinct numbers below which even steps between them may be chance
 _UNEVEN = 1e-3  # of a step: how far a number may lie off the grid, for float32 inputs
 _MARGIN = 0.5  # of the range of numbers seen: how far beyond it others may lie
@@ -63,23 +64,29 @@ class TableLayout:
         parts += [searched[..., list(group)].softmax(-1) for group in self.groups]
         return torch.cat(parts, dim=-1)[..., self._places(searched.device)]
 
-    def snap(self, rows: Values) -> Values:
-        """Rows as a table can hold them: one category each; numbers in range and on their grid.
+    def snap(self, rows: Values, *, to_grid: bool) -> Values:
+        """Rows as a table can hold them: one category of each, and numbers in range.
 
         Args:
             rows: Shape (..., columns).
+            to_grid: Whether numbers go to the nearest on their grid: right if they are known to
+                within half a step, and otherwise one more error.
         """
         found = np.zeros(rows.shape)
         for group in self.groups:
             best = np.take(group, rows[..., list(group)].argmax(-1))
             np.put_along_axis(found, best[..., None], 1.0, axis=-1)
         numbers = np.clip(rows[..., self.numeric], self.low, self.high)
-        step = np.where(self.step > 0, self.step, 1.0)
-        on_grid = self.first + step * np.round((numbers - self.first) / step)
-        found[..., self.numeric] = np.where(self.step > 0, on_grid, numbers)
+        if to_grid:
+            step = np.where(self.step > 0, self.step, 1.0)
+            on_grid = self.first + step * np.round((numbers - self.first) / step)
+            numbers = np.where(self.step > 0, on_grid, numbers)
+        found[..., self.numeric] = numbers
         return found
 
-    def right(self, rows: Values, truth: Values, *, tolerance: float) -> NDArray[np.bool_]:
+    def right(
+        self, rows: Values, truth: Values, *, tolerance: float = NUMBER_TOLERANCE
+    ) -> NDArray[np.bool_]:
         """Which columns of the table are right, numeric ones first, then categories.
 
         Args:
@@ -185,7 +192,7 @@ def _end_of_group(rows: Values, is_binary: NDArray[np.bool_], first: int) -> int
     total = np.zeros(len(rows))
     for column in range(first, rows.shape[1]):
         total = total + rows[:, column]
-        if not is_binary[column] or (total > 1).any():
+        if not is_binary[column] or (total > 1).any():  # two at once: it never gets back to 1
             return None
         if (total == 1).all():
             return column if column > first else None  # always 1: a constant, not a choice

@@ -20,7 +20,8 @@ from attacks.reconstruction.token_spans import InputSpan
 Tokens = NDArray[np.int64]
 Values = NDArray[np.float64]
 _BLOCK = 4_000_000  # numbers of inputs that are held at once
-_MOST_TRIED = 100_000  # prefixes at one position: where so many fit, the span tells nothing
+_STRIDE = 7919  # a prime: no vocabulary is a multiple of it
+_MOST_TRIED = 20_000  # prefixes at one position: where so many fit, the span tells nothing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,12 +31,14 @@ class Sequences:
     Attributes:
         tokens: Complete sequences, shape (b, length).
         prefixes: How many different prefixes, of any length, the complete sequences have.
+        tried: How many prefixes were tried.
         dropped: Prefixes that were dropped because there were too many; without any sequences,
             how many would have had to be tried.
     """
 
     tokens: Tokens
     prefixes: int
+    tried: int
     dropped: int
 
 
@@ -56,6 +59,18 @@ def tokens_by_position(reader: Reader, span: InputSpan) -> list[Tokens]:
     return [np.flatnonzero(column) for column in held.T]
 
 
+def any_inputs(reader: Reader, layer: str) -> Values:
+    """What flows into a layer for sequences that have nothing to do with the data, (n, d).
+
+    More than d of them, of tokens from all over the vocabulary.
+    """
+    width = reader.module.get_parameter(f"{layer}.weight").shape[1]
+    num = -(-2 * width // reader.length)
+    tokens = np.arange(num * reader.length) * _STRIDE % reader.vocabulary
+    inputs = _inputs(reader, tokens.reshape(num, reader.length), layer)
+    return inputs.reshape(-1, width).astype(np.float64)
+
+
 def sequences(
     reader: Reader, span: InputSpan, candidates: Sequence[Tokens], *, most: int
 ) -> Sequences:
@@ -67,11 +82,14 @@ def sequences(
         candidates: Tokens to try at each position.
         most: Prefixes to keep at each position: those nearest to the span.
     """
-    prefixes, ended, dropped = np.zeros((1, 0), dtype=np.int64), [], 0
+    prefixes, ended, num_tried, dropped = np.zeros((1, 0), dtype=np.int64), [], 0, 0
     for position, tokens in enumerate(candidates):
         if len(prefixes) * len(tokens) > _MOST_TRIED:
-            return Sequences(_filled(reader, prefixes[:0]), 0, len(prefixes) * len(tokens))
+            return Sequences(
+                _filled(reader, prefixes[:0]), 0, num_tried, len(prefixes) * len(tokens)
+            )
         tried = _extended(prefixes, tokens)
+        num_tried += len(tried)
         holds, near = _fit(reader, span, tried)
         kept, near = tried[holds], near[holds]
         if reader.masks_padding and position:
@@ -84,7 +102,7 @@ def sequences(
     else:
         ended.append(prefixes)
     found = np.concatenate([np.zeros((0, reader.length), dtype=np.int64), *ended])
-    return Sequences(found, num_prefixes(found, reader.silent), dropped)
+    return Sequences(found, num_prefixes(found, reader.silent), num_tried, dropped)
 
 
 def surest(reader: Reader, span: InputSpan, tokens: Tokens, most: int) -> Tokens:

@@ -4,7 +4,8 @@ The gradient is G = Dᵀ X: its rows span the inputs X, so an input x is a combi
 them, and any other vector has a part outside the span. Noise of deviation s on each entry of G
 moves the combination by about s ||c|| in each direction, so an input of the data lies about
 s ||c|| √(d - rank) outside the span. That is the tolerance: it is known for each vector, and comes
-from the gradient alone. In exact arithmetic it vanishes.
+from the gradient alone. In exact arithmetic it vanishes. It is capped, because a vector that is
+not of the data can need a large c, and so could not be told apart by it.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import beta, chi2
 
 from fl_audit.errors import InputError
 
 Values = NDArray[np.float64]
 
-_DEVIATIONS = 4.0  # noise of an input may be so many times what is expected
-_FARTHEST = 0.3  # share of a vector outside the span from which on noise is no excuse
+_MISSED = 1e-6  # chance that Gaussian noise moves an input of the data beyond its tolerance
+_UNEVEN = 1.5  # rounding is not of one size everywhere
+_FARTHEST = 0.01  # largest tolerance, as a share of the norm; a wrong prefix lies at 0.05 and more
 _ROUNDINGS = 32  # of the forward pass that made the input, each half a unit in the last place
 
 
@@ -69,8 +72,10 @@ class InputSpan:
     def tolerances(self, inputs: Values) -> Values:
         """Largest distance that noise explains for an input of the data, shape (n,)."""
         combination = np.linalg.norm((inputs @ self.inside) / self.singular, axis=1)
-        expected = self.noise * np.sqrt(self.slack) * combination / np.linalg.norm(inputs, axis=1)
-        return np.minimum(_FARTHEST, self.rounding + _DEVIATIONS * expected)
+        largest = _UNEVEN * np.sqrt(chi2.isf(_MISSED, self.slack))  # in each of these dimensions
+        expected = self.noise * largest * combination / np.linalg.norm(inputs, axis=1)
+        result: Values = np.minimum(_FARTHEST, self.rounding + expected)
+        return result
 
     def holds(self, inputs: NDArray[np.floating]) -> NDArray[np.bool_]:
         """True where a vector lies in the span, within its tolerance, shape (n,)."""
@@ -79,6 +84,23 @@ class InputSpan:
         result = np.zeros(len(inputs), dtype=bool)
         result[near] = self.distances(exact) <= self.tolerances(exact)
         return result
+
+    def chance(self, others: Values) -> float:
+        """Chance that a vector fits that has nothing to do with the data, in [0, 1].
+
+        Taken to point in any direction with the same chance, among those that inputs can have at
+        all: a layer norm takes out one dimension.
+
+        Args:
+            others: Inputs of any tokens, more than d of them, shape (n, d).
+        """
+        outside = np.linalg.svd(others @ self.outside, compute_uv=False)
+        size = float(np.linalg.norm(others, 2))
+        free = int(np.sum(outside > 1e-5 * size))  # above the rounding of float32
+        if free == 0:
+            return 1.0
+        squares = np.square(self.tolerances(others))
+        return float(np.mean(beta.cdf(squares, free / 2, self.rank / 2)))
 
 
 def input_span(
@@ -106,8 +128,9 @@ def input_span(
             "Give the gradient of a dense layer's weight; leave this update out.",
         )
     rows, columns = gradient.shape
-    # square and full: rows beyond the rank of a flat gradient span what is outside
-    _, singular, basis = np.linalg.svd(gradient, full_matrices=rows < columns)
+    tall = np.linalg.qr(gradient, mode="r") if rows > columns else gradient
+    # full: rows of the basis beyond those of a flat gradient span what is outside, too
+    _, singular, basis = np.linalg.svd(tall, full_matrices=rows < columns)
     edge = floor * (np.sqrt(rows) + np.sqrt(columns))  # of a matrix of rounding errors
     rank = int(np.sum(singular > max(rtol * singular[0], edge)))
     if rank == 0:
@@ -147,7 +170,7 @@ def layer_span(
     for name in names:
         parameter = f"{name}.weight"
         weight = module.get_parameter(parameter).detach().cpu().numpy()
-        found = gradients[parameter] if parameter in gradients else None
+        found = gradients.get(parameter)
         if found is None or found.shape != weight.shape:
             raise InputError(
                 f"gradient of {parameter!r}",

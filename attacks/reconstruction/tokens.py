@@ -17,15 +17,14 @@ References:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from attacks.federated.row_space_decay import granted_multiple
 from attacks.federated.rounds import SUM, Source
+from attacks.federated.row_space_decay import granted_multiple
 from attacks.reconstruction.observed import (
     Observed,
     UpdateSettings,
@@ -35,19 +34,11 @@ from attacks.reconstruction.observed import (
     seated,
 )
 from attacks.reconstruction.token_layers import Reader, TextLayers, read
-from attacks.reconstruction.token_search import (
-    num_prefixes,
-    sequences,
-    surest,
-    tokens_by_position,
-)
-from attacks.reconstruction.token_spans import InputSpan, layer_span
+from attacks.reconstruction.token_recovery import RecoveredTokens, recover_tokens
 from fl_audit.attack_spec import AttackInput, Reconstruction, Reconstructions
-from fl_audit.errors import InputError
 from fl_audit.trace.query import load_weights
 
 Values = NDArray[np.float64]
-Tokens = NDArray[np.int64]
 _SUM_ROUNDINGS = 3.0  # each client's weights, their mean, and what the seat takes out of it
 
 
@@ -66,149 +57,6 @@ class Settings(UpdateSettings):
     """Singular values of a gradient below this share of the largest are noise."""
     most_sequences: int = Field(default=64, ge=1)
     """Prefixes to follow at once."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RecoveredTokens:
-    """What one gradient gave back.
-
-    Attributes:
-        sequences: Different sequences, in no order, shape (b, length); b is 0 if `why` says why.
-        tokens: Tokens that the batch holds, ascending, without padding.
-        rank: Linearly independent inputs of the second layer, or of the first if that is all.
-        explained: Different prefixes of the sequences. Where it equals the rank, the sequences
-            account for the whole gradient.
-        dropped: Prefixes that were given up because too many fitted.
-        why: Why there are no sequences, or None.
-    """
-
-    sequences: Tokens
-    tokens: Tokens
-    rank: int
-    explained: int = 0
-    dropped: int = 0
-    why: str | None = None
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the sequences account for the whole gradient, and nothing else fitted."""
-        return self.why is None and self.explained == self.rank and not self.dropped
-
-
-def recover_tokens(
-    reader: Reader,
-    gradients: Mapping[str, NDArray[np.floating]],
-    *,
-    batch_size: int | None = None,
-    roundings: float = 0.0,
-    rtol: float = 1e-7,
-    most_sequences: int = 64,
-) -> RecoveredTokens:
-    """Sequences of tokens behind a gradient.
-
-    Args:
-        reader: The model that the gradient was taken at, from `token_layers.read`.
-        gradients: By parameter name; those of the reader's layers are used. Any multiple will do.
-        batch_size: Number of examples, if known: no more sequences than that are given back.
-        roundings: Differences of stored weights have the weights' rounding: how much of it, in
-            units of one storing. 0 for gradients.
-        rtol: Singular values below this share of the largest are noise.
-        most_sequences: Prefixes to follow at once.
-
-    Returns:
-        Sequences without doubles: a text that is twice in the batch is given once. Where padding
-        leaves no trace, a text that is the beginning of another is not found.
-
-    Raises:
-        InputError: If a gradient is missing, has the wrong shape or is not finite.
-    """
-    spans = [
-        layer_span(reader.module, names, gradients, rtol=rtol, roundings=roundings)
-        for names in (reader.layers.first, reader.layers.second)
-        if names
-    ]
-    first = spans[0]
-    if first is None:
-        return _nothing(reader, 0, "the first layer got no gradient beyond rounding")
-    if not first.slack:
-        width = first.inside.shape[0]
-        return _nothing(
-            reader,
-            first.rank,
-            f"the gradient has full rank, {width}: it was made of {width} or more different tokens "
-            "and positions, or holds noise, weight decay or several steps",
-        )
-    candidates = tokens_by_position(reader, first)
-    if not any(len(tokens) for tokens in candidates):
-        return _nothing(
-            reader, first.rank, "no token lies in the span: the update is not of one gradient step"
-        )
-    second = spans[1] if len(spans) > 1 else None
-    if second is None or not second.slack or not reader.is_causal:
-        return _by_position(reader, first, candidates, _why_not(reader, second))
-    return _in_order(reader, second, candidates, batch_size, most_sequences)
-
-
-def _in_order(
-    reader: Reader,
-    span: InputSpan,
-    candidates: list[Tokens],
-    batch_size: int | None,
-    most: int,
-) -> RecoveredTokens:
-    found = sequences(reader, span, candidates, most=most)
-    tokens = _without_padding(reader, np.concatenate(candidates))
-    if not len(found.tokens):
-        why = (
-            "too many tokens fit at a position to try them all"
-            if found.dropped
-            else "no sequence fits the second layer"
-        )
-        return RecoveredTokens(found.tokens, tokens, span.rank, dropped=found.dropped, why=why)
-    kept = found.tokens
-    if batch_size is not None and len(kept) > batch_size:
-        kept = surest(reader, span, kept, batch_size)
-    explained = num_prefixes(kept, reader.silent)
-    if explained == span.rank:  # nothing is left that other tokens would be needed for
-        tokens = _without_padding(reader, kept)
-    return RecoveredTokens(kept, tokens, span.rank, explained, found.dropped)
-
-
-def _by_position(
-    reader: Reader, span: InputSpan, candidates: list[Tokens], why: str
-) -> RecoveredTokens:
-    """Without a second layer to ask: one sequence if no position leaves a choice."""
-    tokens = _without_padding(reader, np.concatenate(candidates))
-    ends = next((i for i, found in enumerate(candidates) if not len(found)), reader.length)
-    has_gap = any(len(found) for found in candidates[ends:])
-    if has_gap or max(map(len, candidates)) > 1 or (ends < reader.length and reader.silent is None):
-        empty = np.zeros((0, reader.length), dtype=np.int64)
-        return RecoveredTokens(empty, tokens, span.rank, why=why)
-    fill = 0 if reader.padding is None else reader.padding
-    row = np.full(reader.length, fill, dtype=np.int64)
-    row[:ends] = np.concatenate(candidates[:ends])
-    return RecoveredTokens(row[None], tokens, span.rank, ends)
-
-
-def _why_not(reader: Reader, second: InputSpan | None) -> str:
-    several = "several tokens fit at a position, and"
-    if not reader.layers.second:
-        return f"{several} the model has no layer behind an attention"
-    if not reader.is_causal:
-        return f"{several} tokens attend to those behind them, so no prefix can be tried alone"
-    if second is None:
-        return f"{several} the second layer got no gradient beyond rounding"
-    return f"{several} the second layer's gradient has full rank, {second.rank}"
-
-
-def _without_padding(reader: Reader, tokens: Tokens) -> Tokens:
-    found = np.unique(tokens)
-    return found if reader.padding is None else found[found != reader.padding]
-
-
-def _nothing(reader: Reader, rank: int, why: str) -> RecoveredTokens:
-    empty = np.zeros((0, reader.length), dtype=np.int64)
-    return RecoveredTokens(empty, np.zeros(0, dtype=np.int64), rank, why=why)
 
 
 @dataclass(slots=True, eq=False)
@@ -244,7 +92,8 @@ class _Tally:
             lines.append(f"In {self.whole} updates the sequences account for the whole rank.")
         if self.partial:
             lines.append(
-                f"In {self.partial} updates they do not: some sequences are missing or wrong."
+                f"In {self.partial} updates they do not: sequences are missing, cut short or "
+                "wrong, or there were several steps."
             )
         lines += [f"{count} updates: {why}." for why, count in self.reasons.items()]
         if self.tokens_only:

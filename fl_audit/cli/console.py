@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -141,7 +141,8 @@ def print_seeds(report: SeedsReport) -> None:
 
 def _full_table(records: Sequence[AnyAttackRecord]) -> Table:
     table = _table()
-    for heading in ("attack", "figure", "found", "control"):
+    table.add_column("attack", overflow="fold")  # names give way, numbers never
+    for heading in ("figure", "found", "control"):
         table.add_column(heading, no_wrap=True)
     for record in records:
         for cells in _rows(record):
@@ -199,10 +200,17 @@ def _rows(record: AnyAttackRecord) -> list[tuple[str, str, str, str]]:
         return _estimate_rows(record)
     else:
         found, control = record.metrics, record.baseline
-    return [
-        (record.label if number == 0 else "", name, _text(found[name]), _text(control.get(name)))
-        for number, name in enumerate(found)
-    ]
+    rows = [(name, _text(found[name]), _text(control.get(name))) for name in found]
+    if record.kind == "reconstruction":
+        for name, value in record.expected.items():
+            place = next((n for n, row in enumerate(rows) if row[0] == name), len(rows) - 1)
+            rows.insert(place + 1, (_theory_of(name, found), f"{value:.3f}", ""))
+    return [(record.label if place == 0 else "", *row) for place, row in enumerate(rows)]
+
+
+def _theory_of(name: str, found: Mapping[str, Estimate]) -> str:
+    """Below the figure that it is about, or by its name."""
+    return "  theory" if name in found else f"{name}, theory"
 
 
 def _estimate_rows(record: EstimateRecord) -> list[tuple[str, str, str, str]]:

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import re
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from fl_audit.detection import read_detection
-from fl_audit.errors import RunDirectoryError, TraceError, clean_text
+from fl_audit.errors import RunDirectoryError, clean_text
 from fl_audit.files import read_json
 from fl_audit.game import has_game, read_game
 from fl_audit.report.model import (
@@ -22,16 +15,15 @@ from fl_audit.report.model import (
     GameSummary,
     ModelSummary,
     NotTested,
-    ReconstructionImage,
     RoundSummary,
     TraceSummary,
 )
+from fl_audit.report.reconstructed import show
 from fl_audit.results import AnyAttackRecord, ReconstructionRecord
 from fl_audit.run_directory import Problem, RunDirectory, RunManifest
 from fl_audit.trace import RoundIndex, Trace
 
-_MAX_IMAGES = 24
-_RECONSTRUCTION = re.compile(r"(round_([0-9]{4,9})/client_([0-9]{1,20}))/reconstruction")
+_SEAT = "local_"
 _KINDS = ("membership", "estimate", "reconstruction", "unavailable")
 _RECORDS: TypeAdapter[AnyAttackRecord] = TypeAdapter(AnyAttackRecord)
 
@@ -49,13 +41,15 @@ def build_report(run: RunDirectory, *, not_tested: Sequence[Mapping[str, str]]) 
     manifest = manifest.model_copy(
         update={"problems": [*manifest.problems, *_missing(run, manifest)]}
     )
-    images = {a.label: _images(run, a) for a in attacks if isinstance(a, ReconstructionRecord)}
+    shown = {a.label: show(run, a) for a in attacks if isinstance(a, ReconstructionRecord)}
     return AuditReport(
         run=manifest,
         trace=_trace(run, manifest),
         game=_game(run),
         attacks=attacks,
-        images={label: found for label, found in images.items() if found},
+        images={label: found.images for label, found in shown.items() if found.images},
+        values={label: found.values for label, found in shown.items() if found.values},
+        objectives={label: found.objectives for label, found in shown.items() if found.objectives},
         not_tested=[NotTested.model_validate(dict(entry)) for entry in not_tested],
         model=_model(run),
         detection=read_detection(run),
@@ -108,7 +102,13 @@ def read_results(run: RunDirectory) -> list[AnyAttackRecord]:
                 "the file is damaged or of another version",
                 f"Delete it and run `fl-audit attack --attack {path.stem}` again.",
             ) from error
-    return sorted(records, key=lambda record: (_KINDS.index(record.kind), record.label))
+    return sorted(records, key=_place)
+
+
+def _place(record: AnyAttackRecord) -> tuple[int, str, bool]:
+    """By kind and label; what the same attack finds from a client's seat comes right after it."""
+    seat = record.label.startswith(_SEAT)
+    return _KINDS.index(record.kind), record.label.removeprefix(_SEAT), seat
 
 
 def _trace(run: RunDirectory, manifest: RunManifest) -> TraceSummary | None:
@@ -154,57 +154,3 @@ def _game(run: RunDirectory) -> GameSummary | None:
         num_null=len(game.null),
         num_auxiliary=len(game.auxiliary),
     )
-
-
-def _images(run: RunDirectory, record: ReconstructionRecord) -> list[ReconstructionImage]:
-    if record.arrays_file is None:
-        return []
-    try:
-        arrays = load_file(run.results / record.arrays_file)
-    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
-        raise TraceError(
-            f"results/{record.arrays_file}",
-            clean_text(error),
-            "the file is missing or damaged",
-            f"Run `fl-audit attack --attack {record.attack}` again.",
-        ) from error
-    baseline = _png(arrays.get("baseline"))
-    images: list[ReconstructionImage] = []
-    for key in sorted(arrays):
-        match = _RECONSTRUCTION.fullmatch(key)
-        if match is None:
-            continue
-        place, server_round, client = match[1], int(match[2]), int(match[3])
-        originals = arrays.get(f"{place}/original")
-        for row, found in enumerate(arrays[key] if arrays[key].ndim else []):
-            picture = _png(found)
-            if picture is None:
-                continue
-            images.append(
-                ReconstructionImage(
-                    round=server_round,
-                    client=client,
-                    reconstruction_png=picture,
-                    original_png=_png(_row(originals, row)),
-                    baseline_png=baseline,
-                )
-            )
-    return images[:_MAX_IMAGES]
-
-
-def _row(images: NDArray[np.generic] | None, row: int) -> NDArray[np.generic] | None:
-    return None if images is None or images.ndim == 0 or row >= len(images) else images[row]
-
-
-def _png(image: NDArray[np.generic] | None) -> str | None:
-    """An image (channels, height, width) in [0, 1] as PNG, or None if it is no picture."""
-    if image is None or image.ndim != 3 or image.shape[0] not in (1, 3) or image.size == 0:
-        return None
-    from PIL import Image  # comes with matplotlib
-
-    scaled = np.nan_to_num(image.astype(np.float64)) * 255
-    pixels = np.clip(scaled, 0, 255).round().astype(np.uint8)
-    picture = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -189,6 +189,34 @@ def rounds_figure(lines: Sequence[RoundLine], *, name: str, label: str) -> Marku
         return _svg(figure, name=name, label=label)
 
 
+def objective_figure(
+    lines: Sequence[tuple[Sequence[int], Sequence[float], LineStyle]], *, name: str, label: str
+) -> Markup:
+    """Objectives of searches over their iterations; logarithmic where they fall by decades.
+
+    Args:
+        lines: Iterations, finite values and style of each search.
+        name: Prefix of every id in the figure; unique on the page, `[a-z-]+`.
+        label: What the figure shows, for readers who do not see it.
+    """
+    values = [value for _, own, _ in lines for value in own]
+    is_log = min(values) > 0 and max(values) > 100 * min(values)
+    with _style(name):
+        figure, axes = _axes(440, 260)
+        for steps, own, style in lines:
+            marker = "o" if len(own) == 1 else "None"  # a line of one point cannot be seen
+            axes.plot(steps, own, **_drawn(style), marker=marker, markersize=3.5)
+        if is_log:
+            axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        axes.set_xlabel("iteration")
+        axes.set_ylabel("objective")
+        return _svg(figure, name=name, label=label)
+
+
 def histogram_figure(histogram: Histogram, *, quantity: str, name: str, label: str) -> Markup:
     """Shares of members (filled) and of non-members (dashed outline) in the same bins.
 

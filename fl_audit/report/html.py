@@ -32,6 +32,7 @@ from fl_audit.report.figures import (
     histogram_figure,
     utility_figure,
 )
+from fl_audit.report.gallery import galleries
 from fl_audit.report.model import AuditReport, ModelSummary
 from fl_audit.report.risk import risk_overview
 from fl_audit.report.rows import attack_row, overview
@@ -57,6 +58,20 @@ _METRICS = {
     "psnr_db": "PSNR, dB",
     "label_overlap": "label overlap",
     "exact": "exact records",
+    "ssim": "SSIM",
+    "recovered": "recovered records (above 30 dB)",
+    "recovered_20": "recognised records (above 20 dB)",
+    "label_accuracy": "label accuracy",
+    "re_identified@1": "re-identified records",
+    "median_rank": "median rank of the original (1 is best)",
+    "feature_distance": "distance of features (0 is best)",
+    "exact_tokens": "tokens in their place",
+    "rouge_1": "ROUGE-1",
+    "rouge_2": "ROUGE-2",
+    "token_precision": "precision of the token set",
+    "token_recall": "recall of the token set",
+    "exact_cells": "right cells",
+    "exact_rows": "right rows",
     "accuracy_of_update_alone": "accuracy of the updates alone",
     "gain_over_non_members": "gain over non-members",
     "gain_over_imputer": "gain over the imputer",
@@ -67,7 +82,7 @@ _METRICS = {
     "presence_f1": "F1 of classes present",
     "presence_f1_gain": "gain in F1 over the guess",
 }
-_FRACTIONS = {*_METRICS, "accuracy", "probability"}
+_FRACTIONS = {*_METRICS, "accuracy", "probability"} - {"median_rank"}
 _MODEL_ENGINE = "none: a trained model"
 
 
@@ -97,6 +112,7 @@ def render_html(report: AuditReport) -> str:
             overview=overview(rows),
             has_estimates=any(record.kind == "estimate" for record in records),
             timeline=timeline(records),
+            galleries=galleries(report),
             canaries=[r for r in records if isinstance(r, MembershipRecord) and r.slices],
             CHECKS=CHECKS,
             progress=_progress(report),
@@ -134,6 +150,7 @@ def environment() -> Environment:
         "num_left_out": lambda items: max(0, len(items) - _MAX_ROWS),
         "cut": clean_text,
         "png_uri": _png_uri,
+        "sender": _sender,
         "bins": _bins,
         "kinds": _kinds,
     }
@@ -229,6 +246,12 @@ def _number(value: float, name: str) -> Markup:
     else:
         text = f"{value:.4g}"
     return Markup(text.replace("-", "−"))
+
+
+def _sender(shown: Any, sum_of: str) -> str:
+    """Whose update a reconstruction came from: "round 3, client 2", or the sum of several."""
+    who = sum_of if shown.client < 0 else f"client {shown.client}"
+    return f"round {shown.round}, {who}"
 
 
 def _bins(histogram: Histogram) -> list[tuple[float, float, float, float]]:

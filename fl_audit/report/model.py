@@ -53,10 +53,40 @@ class ReconstructionImage(Record):
     """One reconstructed record, as 8-bit grey or RGB PNG in base64, [0, 1] scaled to [0, 255]."""
 
     round: int
-    client: int
-    reconstruction_png: str
+    client: int = Field(description="-1 for a sum of updates")
+    reconstruction_png: str | None = Field(
+        description="None where no reconstruction was paired with the original"
+    )
     original_png: str | None = Field(description="None where the truth is not known")
     baseline_png: str | None = Field(description="What the attacker would guess unseen")
+    psnr_db: float | None = None
+    ssim: float | None = None
+    label: int | None = Field(default=None, description="As the attack says")
+    true_label: int | None = None
+    frames_png: list[str] = Field(default_factory=list, description="Reconstructions on the way")
+
+
+class ReconstructedValues(Record):
+    """One reconstructed record that is no picture: token numbers, or a row of a table."""
+
+    round: int
+    client: int = Field(description="-1 for a sum of updates")
+    found: list[float] | None = Field(
+        description="None where no reconstruction was paired with the original"
+    )
+    original: list[float] | None = Field(description="None where the truth is not known")
+    guess: list[float] | None
+    right: list[bool] = Field(description="Which values are right; empty if not known")
+    num_values: int = Field(description="Of the record; those shown may be fewer")
+
+
+class ObjectiveTrace(Record):
+    """The attacker's objective over the iterations behind one claim, thinned for drawing."""
+
+    round: int
+    client: int = Field(description="-1 for a sum of updates")
+    steps: list[int]
+    values: list[float]
 
 
 class NotTested(Record):
@@ -138,6 +168,12 @@ class AuditReport(Record):
     attacks: list[AnyAttackRecord]
     images: dict[str, list[ReconstructionImage]] = Field(
         default_factory=dict, description="Attack label: pictures, where inputs are pictures"
+    )
+    values: dict[str, list[ReconstructedValues]] = Field(
+        default_factory=dict, description="Attack label: records, where they are no pictures"
+    )
+    objectives: dict[str, list[ObjectiveTrace]] = Field(
+        default_factory=dict, description="Attack label: traces of its search, where it searches"
     )
     not_tested: list[NotTested]
     model: ModelSummary | None = Field(default=None, description="For audits of a trained model")

@@ -17,18 +17,24 @@ from fl_audit.results import (
 
 _OVERVIEW_FPRS = ("0.1", "0.01", "0.001")
 _FEW_ATTACKS = 4  # shown in one table; more get a line each before it
+_NOT_MEASURED = "there is no truth to compare with"
 _MANY_ATTACKS = 8  # more than these are folded up below their lines
 
 
 @dataclass(frozen=True, slots=True)
 class MetricLine:
-    """One metric of an attack, beside its control or exact chance; or why there is none."""
+    """One metric of an attack, beside its control or exact chance; or why there is none.
+
+    Attributes:
+        expected: What theory said of it, before the truth was looked at.
+    """
 
     name: str
     found: Estimate | None
     control: Estimate | None
     refused: str | None = None
     chance: float | None = None
+    expected: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,7 @@ def _lines(record: AnyAttackRecord) -> Iterator[MetricLine]:
         return
     refused: Mapping[str, str]
     chance: Mapping[str, float] = {}
+    expected: Mapping[str, float] = {}
     if isinstance(record, MembershipRecord):
         found = {} if record.result is None else record.result.metrics
         control = {} if record.null is None else record.null.metrics
@@ -114,7 +121,16 @@ def _lines(record: AnyAttackRecord) -> Iterator[MetricLine]:
         chance = record.chance
     else:
         found, control, refused = record.metrics, record.baseline, record.refused
+        expected = record.expected
+        unknown = {name: _NOT_MEASURED for name in expected if name not in found}
+        refused = unknown | refused
     for name, estimate in found.items():
-        yield MetricLine(name, estimate, control.get(name), chance=chance.get(name))
+        yield MetricLine(
+            name,
+            estimate,
+            control.get(name),
+            chance=chance.get(name),
+            expected=expected.get(name),
+        )
     for name, reason in refused.items():
-        yield MetricLine(name, None, None, reason)
+        yield MetricLine(name, None, None, reason, expected=expected.get(name))

@@ -11,6 +11,8 @@ from fl_audit.results import (
 )
 
 CHANCE = 0.5  # AUC of a score that knows nothing
+_LABELS = {"label_overlap", "label_accuracy"}  # these alone are no reconstruction
+_TOKENS = {"token_precision", "token_recall"}
 NOTHING_FOUND = "no leakage detected by this attack at this power"
 
 
@@ -80,11 +82,11 @@ def _reconstruction(record: ReconstructionRecord) -> str:
         return "claims only: no truth to compare with"
     if not set(record.metrics) & set(record.baseline):
         return "reconstructed something; there is no guess to compare it with"
-    better = [
-        name
-        for name, estimate in record.metrics.items()
-        if name in record.baseline and estimate.low > record.baseline[name].high
-    ]
+    better = {name for name in record.metrics if record.beats_guess(name)}
+    if better and better <= _LABELS:
+        return "leaks training labels: better than a guess"
+    if better and better <= _TOKENS:
+        return "leaks tokens of the training data: better than a guess"
     if better:
         return "training data reconstructed better than a guess"
     return "no better than a guess at this power"

@@ -320,3 +320,17 @@ def test_the_guess_says_as_much_as_the_claim() -> None:
     np.testing.assert_allclose(said.inputs, [[2 / 3, 1]] * 4)
     assert said.label_counts.tolist() == [1, 0, 2, 0]
     assert said.labels.tolist() == [2, 2, 2, 2]
+
+
+def test_rows_of_as_many_values_take_the_shape_of_records() -> None:
+    """What a dense layer receives is flat, and so is what is read off its gradient."""
+    pictures = RNG.random((2, 1, 4, 4)).astype(np.float32)
+    flat = pictures.reshape(2, 16).astype(np.float64)
+    claim = Reconstruction(1, 0, flat, frames=flat[None], confidence=np.ones((2, 1)))
+    result = scored([claim], [target(1, pictures)])
+    assert values(result)["exact"] == 1
+    assert result.arrays["round_0001/client_0/reconstruction"].shape == (2, 1, 4, 4)
+    assert result.arrays["round_0001/client_0/frames"].shape == (1, 2, 1, 4, 4)
+    assert result.arrays["round_0001/client_0/confidence"].shape == (2, 1, 4, 4)
+    with pytest.raises(InputError, match="a record of this client has shape"):
+        scored([Reconstruction(1, 0, flat[:, :15])], [target(1, pictures)])

@@ -29,6 +29,7 @@ _CG_STEPS = 250
 _CG_TOLERANCE = 1e-3  # of the right-hand side: an inexact step is enough far from the solution
 _LONGEST_REFUSAL = 8  # steps in a row that made nothing better
 _STANDSTILL = 1e-4  # relative gain below which another step is not worth it
+_ROUNDING = 8  # a step this many times the precision of the unknowns is noise
 _ELEMENTS = 150_000_000  # float64 elements of a Jacobian that is formed: 1.2 GB
 
 
@@ -86,15 +87,20 @@ def refine(
         if refused == _LONGEST_REFUSAL:
             break
         gain = 1 - new_square / square
+        is_rounding = _is_rounding(tried - unknowns, tried)
         unknowns, rest, square = tried, new_rest, new_square
         damping = max(damping / 10, 1e-14)
         history.append(square)
         step += 1
         if tick is not None:
             tick(step, steps)
-        if gain < _STANDSTILL:
+        if gain < _STANDSTILL or is_rounding:
             break
     return Refined(unknowns, np.array(history), is_dense, products)
+
+
+def _is_rounding(step: Tensor, at: Tensor) -> bool:
+    return float(step.norm()) <= _ROUNDING * torch.finfo(at.dtype).eps * float(at.norm())
 
 
 class _Dense:

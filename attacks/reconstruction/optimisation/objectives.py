@@ -29,11 +29,13 @@ class Objective:
         kind: "euclidean", "cosine" (masked or not) or "sign".
         target: What is matched, shape (d,), weights in it; of length 1 for the cosine.
         weights: Shape (d,), or None: all 1. 0 leaves a coordinate out.
+        sizes: Entries of each parameter, in order; their sum is d.
     """
 
     kind: str
     target: Tensor
     weights: Tensor | None
+    sizes: tuple[int, ...] = ()
 
     def __call__(self, gradient: Tensor) -> Tensor:
         """The distance, a scalar >= 0; 0 for the observed gradient itself, but for "sign", which is
@@ -45,7 +47,9 @@ class Objective:
         if self.kind == "cosine":
             # as a distance of unit vectors: 1 - cos itself loses half of the digits near 0
             return 0.5 * (_unit(found) - self.target).square().sum()
-        scale = found.abs().mean().clamp_min(torch.finfo(found.dtype).tiny)
+        tiny = torch.finfo(found.dtype).tiny
+        layers = torch.split(found, list(self.sizes) or [len(found)])  # layers' gradients differ by magnitudes
+        scale = torch.cat([p.abs().mean().clamp_min(tiny).expand(len(p)) for p in layers])
         wrong = torch.sigmoid(-4 * self.target.sign() * found / scale)
         counted = self.target != 0
         share: Tensor = (wrong * counted).sum() / counted.sum()
@@ -148,7 +152,8 @@ def build_objective(
     plain = bool((weights == 1).all())
     kind = "cosine" if config.objective == "masked_cosine" else config.objective
     target = _unit(target) if kind == "cosine" else target
-    return Objective(kind, target, None if plain else weights)
+    sizes = tuple(observed[name].numel() for name in names)
+    return Objective(kind, target, None if plain else weights, sizes)
 
 
 def _weights(

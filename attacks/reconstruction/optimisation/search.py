@@ -55,7 +55,7 @@ class _Best:
         self.frames: list[Tensor] = []
         self._every = -(-config.iterations // config.frames) if config.frames else 0
         self._config = config
-        self._mark, self._since = math.inf, 0
+        self._mark, self._since = self.values.clone(), 0
 
     def see(self, values: Tensor, parts: list[Tensor]) -> None:
         """Take in an evaluation."""
@@ -70,13 +70,13 @@ class _Best:
 
     def is_done(self) -> bool:
         """Whether all restarts are good enough, or stand still."""
-        lowest = float(self.values.max())
-        if lowest <= self._config.tolerance:
+        if float(self.values.max()) <= self._config.tolerance:
             return True
         if self._config.patience == 0:
             return False
-        if lowest < (1 - _PROGRESS) * self._mark:
-            self._mark, self._since = lowest, 0
+        gained = self.values < (1 - _PROGRESS) * self._mark
+        if bool(gained.any()):
+            self._mark, self._since = torch.where(gained, self.values, self._mark), 0
             return False
         self._since += 1
         return self._since >= self._config.patience
@@ -98,8 +98,8 @@ def adam(problem: Problem, point: Point, scale: Scale, *, tick: Tick | None) -> 
     with problem.quick(Point(*parts)):
         for step in range(config.iterations):
             values, slopes = problem.evaluate(Point(*parts))
-            best.see(values, parts)
             alive &= torch.isfinite(values)
+            best.see(values.where(alive, torch.nan), parts)  # who has ended does not come back
             if not bool(alive.any()) or best.is_done():
                 break
             if config.group_consistency:
@@ -107,7 +107,6 @@ def adam(problem: Problem, point: Point, scale: Scale, *, tick: Tick | None) -> 
             optimiser.param_groups[0]["lr"] = _learning_rate(config, step)
             for part, slope in zip(parts, slopes, strict=True):
                 part.grad = _signed(slope, config, step) if part is parts[0] else slope.clone()
-                part.grad[~alive] = 0
             optimiser.step()
             if config.box and problem.decode is None:  # bounds are the model's inputs'
                 scale.clamp_(parts[0])

@@ -8,7 +8,13 @@ import pytest
 from rich.console import Console
 
 from fl_audit.cli.console import print_results
-from fl_audit.results import AnyAttackRecord, Estimate, MembershipRecord, UnavailableRecord
+from fl_audit.results import (
+    AnyAttackRecord,
+    Estimate,
+    MembershipRecord,
+    ReconstructionRecord,
+    UnavailableRecord,
+)
 
 
 def record(label: str, **changes: Any) -> MembershipRecord:
@@ -75,3 +81,29 @@ def test_many_attacks_fit_80_columns_with_a_line_each(capsys: pytest.CaptureFixt
     assert "[red]by labels[/]" in " ".join(out.split())
     assert "not available: [bold]needs more" in out
     assert "All figures, and their controls, stand in the report." in out
+
+
+def rebuilt(**changes: Any) -> ReconstructionRecord:
+    base = record("second_order").model_dump(
+        include={*ReconstructionRecord.model_fields} - {"kind"}
+    )
+    share = Estimate(value=0.9, low=0.85, high=0.95, confidence=0.95, n=50)
+    low = Estimate(value=0.1, low=0.05, high=0.15, confidence=0.95, n=50)
+    own = {"num_targets": 50, "metrics": {"recovered": share}, "baseline": {"recovered": low}}
+    return ReconstructionRecord(**base | own | {"arrays_file": None} | changes)
+
+
+def test_theory_stands_below_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed([rebuilt(expected={"recovered": 0.896, "exact": 0.5})], capsys)
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    place = lines.index("second_order recovered 0.900 [0.850, 0.950] 0.100 [0.050, 0.150]")
+    assert lines[place + 1 : place + 3] == ["theory 0.896", "exact, theory 0.500"]
+
+
+def test_names_give_way_and_numbers_are_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    share = Estimate(value=0.9, low=0.85, high=0.95, confidence=0.95, n=50)
+    label = "a_reconstruction_with_a_name_of_its_own"
+    out = printed([rebuilt(label=label, metrics={"feature_distance": share})], capsys)
+    assert "0.900 [0.850, 0.950]" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out

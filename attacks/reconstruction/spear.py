@@ -1,0 +1,230 @@
+"""SPEAR: the whole batch behind a gradient, exactly, from a dense first layer with ReLU after it.
+
+Three steps, each certified by what the attacker knows. The gradient's row space tells how many
+examples there are (`spear_layer`). Examples that are alone in some neurons are read off there and
+subtracted, so that others are alone (`spear_peel`, ours). What is left is found as in the paper, by
+sampling neurons that one example leaves off (`spear_search`). An input is called sure if the
+neurons that it leaves off are those that its signal leaves out, and nothing else would fit.
+
+Gradients of several steps add up to the same form, as long as a neuron that an example leaves off
+stays off. The learning rate, and momentum, cancel. Weight decay does not.
+
+References:
+    Dimitrov et al., "SPEAR: Exact Gradient Inversion of Batches in Federated Learning",
+    NeurIPS 2024. https://arxiv.org/abs/2403.03945
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from attacks.federated.dense import first_dense_layer
+from attacks.federated.rounds import Source
+from attacks.reconstruction.observed import (
+    Observed,
+    UpdateSettings,
+    both_seats,
+    observed,
+    seat_notes,
+)
+from attacks.reconstruction.spear_layer import Evidence, Layer, Values, evidence
+from attacks.reconstruction.spear_found import Found
+from attacks.reconstruction.spear_peel import adopt, peel
+from attacks.reconstruction.spear_search import search
+from fl_audit.attack_spec import AttackInput, Reconstruction, Reconstructions
+from fl_audit.errors import InputError
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """What a gradient gave back.
+
+    Attributes:
+        inputs: Shape (b, in).
+        signals: What each input sends back to each neuron, dL/dz, shape (b, out), at the
+            gradient's scale.
+        is_sure: Inputs that the model and the gradient confirm, shape (b,).
+        errors: Standard deviation of an input value's error that the gradient's own noise
+            explains, shape (b,).
+        rank: Examples that the gradient tells apart; None if it has no low rank.
+        tries: Draws of neurons that the search took; 0 if it was not needed.
+        notes: What is missing, and why.
+    """
+
+    inputs: Values
+    signals: Values
+    is_sure: NDArray[np.bool_]
+    errors: Values
+    rank: int | None
+    tries: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DenseGradient:
+    """Gradient of a dense layer, and the layer that it was taken at.
+
+    Attributes:
+        weight: dL/dW or any multiple, shape (out, in).
+        bias: The same multiple of dL/db, shape (out,).
+        layer: Weight and bias.
+        after: Weight and bias after local training, where it took several steps.
+    """
+
+    weight: NDArray[np.floating]
+    bias: NDArray[np.floating]
+    layer: Layer
+    after: Layer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How far to go.
+
+    Attributes:
+        max_batch: More examples than this are not attempted.
+        max_tries: Draws of neurons before giving up.
+        max_seconds: Time before giving up. With a limit, results depend on the machine.
+    """
+
+    max_batch: int = 64
+    max_tries: int = 400_000
+    max_seconds: float = math.inf
+
+
+def spear(
+    gradient: DenseGradient,
+    *,
+    rng: np.random.Generator,
+    batch_size: int | None = None,
+    following: DenseGradient | None = None,
+    precision: float | None = None,
+    budget: Budget = Budget(),
+) -> Batch:
+    """The batch of examples behind the gradient of a dense layer that ReLU follows.
+
+    Args:
+        gradient: Of the layer that sees the examples.
+        rng: Draws the neurons.
+        batch_size: Examples in the batch at most; estimated from the numerical rank if not given.
+        following: Gradient of the next layer, if it is dense with ReLU after it too. Its inputs
+            are found likewise, and tell examples apart that turn on the same neurons here.
+        precision: Rounding unit of the client's arithmetic; by default the gradient's own.
+        budget: When to give up.
+
+    Returns:
+        The inputs that were found, and which of them are sure. Equal examples count as one.
+
+    Raises:
+        InputError: If shapes do not fit, values are not finite, or the gradient is zero.
+    """
+    out, width = gradient.weight.shape
+    unit = float(np.finfo(gradient.weight.dtype).eps) / 2 if precision is None else precision
+    seen = _evidence(gradient, unit, batch_size)
+    if seen is None:
+        note = "The gradient has no low rank: too many examples, or too much noise."
+        return _nothing(out, width, None, note)
+    if seen.rank > budget.max_batch:
+        note = f"The gradient holds {seen.rank} examples: more than {budget.max_batch}, the limit."
+        return _nothing(out, width, seen.rank, note)
+    found, tries = Found(), 0
+    deadline = time.monotonic() + budget.max_seconds
+    peel(seen, found)
+    if following is not None and found.is_open(seen.rank):
+        deeper = spear(following, rng=rng, batch_size=seen.rank, precision=unit, budget=budget)
+        found = Found()
+        adopt(seen, found, deeper.inputs[deeper.is_sure], deeper.errors[deeper.is_sure])
+        peel(seen, found)
+    if len(found) < seen.rank:
+        tries = search(seen, found, rng=rng, max_tries=budget.max_tries, deadline=deadline)
+    return _batch(seen, found, tries, out=out, batch_size=batch_size)
+
+
+def _evidence(gradient: DenseGradient, unit: float, batch_size: int | None) -> Evidence | None:
+    _check(gradient)
+    return evidence(
+        gradient.weight.astype(np.float64),
+        gradient.bias.astype(np.float64),
+        (gradient.layer,) if gradient.after is None else (gradient.layer, gradient.after),
+        precision=unit,
+        batch_size=batch_size,
+    )
+
+
+def _batch(
+    seen: Evidence, found: Found, tries: int, *, out: int, batch_size: int | None
+) -> Batch:
+    directions, masks, places = found.solution(seen.rank)
+    directions = seen.scaled(directions)
+    is_shared = found.is_shared(seen.rank)[places]
+    scale = np.einsum("ib,bi->i", directions, masks)
+    signals = np.zeros((len(places), out))
+    signals[:, seen.live] = (seen.noise[:, None] * (seen.rows @ masks / scale)).T
+    notes = []
+    if batch_size is not None and seen.rank < batch_size:
+        notes.append(
+            f"{seen.rank} of {batch_size} examples can be told apart: the others are equal to one "
+            "of them, or turn no neuron on."
+        )
+    if len(places) < seen.rank:
+        notes.append(
+            f"{len(places)} of {seen.rank} examples were found; the search ended after {tries} "
+            "draws."
+        )
+    if is_shared.any():
+        notes.append(
+            f"{is_shared.sum()} examples cannot be told from mixtures: every neuron that they turn "
+            "on is turned on by another example as well."
+        )
+    errors = _errors(seen, [found.masks[place].spread for place in places], directions, scale)
+    inputs = seen.inputs(directions)
+    return Batch(inputs, signals, ~is_shared, errors, seen.rank, tries, tuple(notes))
+
+
+def _errors(
+    seen: Evidence, spreads: list[Values], directions: Values, scale: Values
+) -> Values:
+    """Standard deviation of each input's error from the gradient's noise, to first order."""
+    pinv = np.linalg.pinv(seen.rows) / seen.noise  # of the rows at their own scale
+    variance = np.square((directions @ pinv) * seen.noise).sum(axis=1)
+    sizes = np.abs(seen.inputs(directions)).max(axis=1)
+    for spread, size, length in zip(spreads, sizes, scale, strict=True):
+        mixed = np.einsum("ib,bc,ic->i", directions, spread, directions)
+        variance += mixed * (size / length) ** 2
+    result: Values = np.sqrt(variance)
+    return result
+
+
+def _nothing(out: int, width: int, rank: int | None, note: str) -> Batch:
+    none = np.empty(0)
+    return Batch(
+        none.reshape(0, width), none.reshape(0, out), none.astype(np.bool_), none, rank, 0, (note,)
+    )
+
+
+def _check(gradient: DenseGradient) -> None:
+    layer = gradient.layer
+    arrays = (gradient.weight, gradient.bias, layer.weight, layer.bias)
+    shapes = tuple(array.shape for array in arrays)
+    out = shapes[0][:1]
+    if len(shapes[0]) != 2 or shapes[1:] != (out, shapes[0], out):
+        raise InputError(
+            "gradient",
+            shapes,
+            "must have shapes (out, in), (out,), (out, in) and (out,)",
+            "Give the gradients of one dense layer, and that layer.",
+        )
+    if not all(np.isfinite(array).all() for array in arrays):
+        raise InputError("gradient", "NaN or infinity", "must be finite", "Leave this update out.")
+    if not gradient.bias.any():
+        raise InputError(
+            "gradient",
+            "bias all zeros",
+            "the layer received no gradient, so nothing can be inverted",
+            "Choose a round in which the client's loss is not yet zero.",
+        )

@@ -1,0 +1,127 @@
+"""Examples found so far in a gradient, and what is left without them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attacks.reconstruction.spear_layer import Evidence, Mask, Values
+
+_NEW = 1e-6  # what must tell a mask or an input from those that are known, relative
+_SHARED = 1e-3  # weight in a mask's null space from which another example is undetermined
+
+
+@dataclass(slots=True)
+class Found:
+    """Examples found so far.
+
+    Attributes:
+        masks: One for each.
+        directions: Of those whose input is known by itself, at input scale; None for others.
+        adopted: Whether the input is known from the next layer.
+    """
+
+    masks: list[Mask] = field(default_factory=list)
+    directions: list[Values | None] = field(default_factory=list)
+    adopted: list[bool] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def is_open(self, rank: int) -> bool:
+        """Whether an example is missing, or could be a mixture."""
+        return len(self) < rank or bool(self.is_shared(rank).any())
+
+    def vectors(self, rank: int) -> Values:
+        """Columns of A that are known, shape (rank, k)."""
+        return np.array([mask.vector for mask in self.masks]).reshape(-1, rank).T
+
+    def known(self, rank: int) -> tuple[Values, Values, NDArray[np.int64]]:
+        """Directions (k, rank), masks (rank, k) and places of examples whose input is known."""
+        places = [place for place, d in enumerate(self.directions) if d is not None]
+        directions = np.array([self.directions[place] for place in places]).reshape(-1, rank)
+        where = np.array(places, dtype=np.int64)
+        return directions, self.vectors(rank)[:, where], where
+
+    def add(self, mask: Mask, direction: Values | None, *, is_adopted: bool = False) -> bool:
+        """Keep an example unless it is known; say whether anything is new."""
+        rank = len(mask.vector)
+        directions, _, _ = self.known(rank)
+        if direction is not None and len(directions):
+            apart = np.linalg.norm(directions - direction, axis=1)
+            if (apart <= _NEW * np.linalg.norm(direction)).any():
+                return False
+        if mask.others.shape[1] and direction is not None:
+            mask = _without(mask, direction, directions)
+        vectors = self.vectors(rank)
+        if is_independent(vectors, mask.vector):
+            self.masks.append(mask)
+            self.directions.append(direction)
+            self.adopted.append(is_adopted)
+            return True
+        same = np.flatnonzero(np.abs(mask.vector @ vectors) > 1 - _NEW)
+        if direction is None or not same.size or self.directions[same[0]] is not None:
+            return False
+        self.directions[same[0]] = direction  # a mask that was found by sampling
+        return True
+
+    def remainder(self, seen: Evidence) -> Values:
+        """Rows without the examples whose inputs are known, shape (n, rank)."""
+        directions, masks, _ = self.known(seen.rank)
+        if not len(directions):
+            return seen.rows
+        taken = masks @ np.linalg.solve(directions @ masks, directions)
+        result: Values = seen.rows - seen.rows @ taken
+        return result
+
+    def solution(self, rank: int) -> tuple[Values, Values, NDArray[np.int64]]:
+        """Directions (k, rank), masks (rank, k) and places of the examples that can be given.
+
+        With all masks, the inverse gives all directions, and better than single neurons do.
+        """
+        vectors = self.vectors(rank)
+        directions, masks, places = self.known(rank)
+        if len(places) == rank and any(mask.others.shape[1] for mask in self.masks):
+            return directions, np.linalg.inv(directions), places
+        if len(self) == rank:
+            return np.linalg.inv(vectors), vectors, np.arange(rank)
+        return directions, masks, places
+
+    def is_shared(self, rank: int) -> NDArray[np.bool_]:
+        """Examples that the mask of another leaves undetermined, shape (k,)."""
+        vectors = self.vectors(rank)
+        shared = np.zeros(len(self), dtype=np.bool_)
+        for place, mask in enumerate(self.masks):
+            if mask.others.shape[1]:
+                weights = np.abs(np.linalg.lstsq(vectors, mask.others, rcond=None)[0]).max(axis=1)
+                weights[place] = 0.0
+                shared |= weights > _SHARED
+        return shared & ~np.array(self.adopted, dtype=np.bool_)
+
+
+def is_independent(vectors: Values, vector: Values) -> bool:
+    """Whether a vector of length 1 is outside the span of columns, beyond rounding."""
+    if vectors.shape[1] == 0:
+        return True
+    basis, _ = np.linalg.qr(vectors)
+    return float(np.linalg.norm(vector - basis @ (basis.T @ vector))) > _NEW
+
+
+def _without(mask: Mask, direction: Values, known: Values) -> Mask:
+    """Of several masks that would do, the one that leaves known examples out, if there is one."""
+    choice = np.column_stack([mask.vector, mask.others])
+    _, size, right = np.linalg.svd(known @ choice, full_matrices=True)
+    full = np.zeros(len(right))
+    full[: len(size)] = size
+    free = right[full <= _NEW * max(1.0, full.max(initial=0.0))].T
+    vector = choice @ (free @ (free.T @ (choice.T @ direction)))
+    length = float(np.linalg.norm(vector))
+    if length == 0:
+        return mask
+    vector /= length
+    left, spans, _ = np.linalg.svd(
+        choice - np.outer(vector, vector @ choice), full_matrices=False
+    )
+    return replace(mask, vector=vector, others=left[:, spans > 0.5])
