@@ -28,6 +28,7 @@ from attacks.reconstruction_measures import (
 from fl_audit.attack_spec import Reconstruction, Reconstructions
 from fl_audit.errors import InputError
 from fl_audit.game import GameTruth, MembershipGame
+from fl_audit.records import Records
 from fl_audit.results import ColumnFigure, Estimate, ReconstructionRecord, ReconstructionResult
 from fl_audit.stats import mean_ci, median_ci, share_ci
 from fl_audit.targets import Target
@@ -85,25 +86,13 @@ def score_reconstruction(
     _check_unique(output.targets)
     shapes = [] if game is None else [game.candidates.input_shape]
     output = replace(output, targets=tuple(_shaped(claim, shapes) for claim in output.targets))
-    scored = [
-        (_shaped(claim, [target.inputs.shape[1:]]), target)
-        for claim, target in _scored(output.targets, truth)
-    ]
-    auxiliary = None if game is None or not len(game.auxiliary) else game.auxiliary
+    scored = _scored(output.targets, truth)
     by, refused = _yardstick(output, scored, header, game=game, features=features)
     compared = [compare(claim, target, by) for claim, target in scored]
+    auxiliary = None if game is None or not len(game.auxiliary) else game.auxiliary
+    guessed = [] if auxiliary is None else _guessed(scored, auxiliary, by)
     found, why = _estimates([one.figures for one in compared])
-
-    def told(target: Target) -> NDArray[np.int64] | None:
-        return None if by.labels_count else target.labels
-
-    baseline: dict[str, Estimate] = {}
-    guessed: list[Compared] = []
-    if auxiliary is not None:
-        guessed = [
-            compare(guess(c, auxiliary, output.contents, granted=told(t)), t, by) for c, t in scored
-        ]
-        baseline, _ = _estimates([one.figures for one in guessed])
+    baseline, _ = _estimates([one.figures for one in guessed])
     arrays = shown_arrays(output, compared, auxiliary)
     record = ReconstructionRecord(
         **header,
@@ -153,7 +142,24 @@ def _scored(claims: Sequence[Reconstruction], truth: GameTruth | None) -> Scored
     if truth is None:
         return []
     pairs = [(c, truth.targets.behind(c.round, c.client, c.behind)) for c in claims]
-    return [(claim, target) for claim, target in pairs if target is not None]
+    return [(_shaped(c, [t.inputs.shape[1:]]), t) for c, t in pairs if t is not None]
+
+
+def _guessed(scored: Scored, auxiliary: Records, by: Yardstick) -> list[Compared]:
+    """The guess in place of each claim, with the labels that the attack was granted, if it was."""
+    return [
+        compare(
+            guess(
+                claim,
+                auxiliary,
+                by.contents,
+                granted=None if by.labels_count else target.labels,
+            ),
+            target,
+            by,
+        )
+        for claim, target in scored
+    ]
 
 
 def _yardstick(

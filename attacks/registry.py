@@ -29,12 +29,14 @@ ATTACKS = {
     "fedavg_multi_step": "attacks.reconstruction.fedavg_multi_step:ATTACK",
     "federated_stacking": "attacks.federated.stacking:ATTACK",
     "fedmia": "attacks.federated.fedmia:ATTACK",
+    "fishing": "attacks.reconstruction.fishing:ATTACK",
     "gap": "attacks.membership.gap:ATTACK",
     "gradient_difference": "attacks.federated.gradient_difference:ATTACK",
     "gradient_norm": "attacks.federated.gradient_norm:ATTACK",
     "gradient_regression": "attacks.federated.gradient_regression:ATTACK",
     "huang": "attacks.reconstruction.huang:ATTACK",
     "idlg": "attacks.reconstruction.idlg:ATTACK",
+    "imprint": "attacks.reconstruction.imprint:ATTACK",
     "inverting_gradients": "attacks.reconstruction.inverting_gradients:ATTACK",
     "label_counts": "attacks.reconstruction.label_attack:ATTACK",
     "label_distribution": "attacks.federated.label_distribution:ATTACK",
@@ -80,6 +82,7 @@ ATTACKS = {
     "token_sets": "attacks.reconstruction.token_sets:ATTACK",
     "trajectory": "attacks.federated.trajectory:ATTACK",
     "user_membership": "attacks.federated.user_membership:ATTACK",
+    "weight_traps": "attacks.reconstruction.weight_traps:ATTACK",
     "white_box": "attacks.membership.white_box:ATTACK",
 }
 

@@ -100,7 +100,7 @@ class Runner:
         if Knowledge.LOCAL_TRAINING not in self.request.knows:  # nothing was assumed
             return output
         first = next((claim for claim in output.targets if claim.client >= 0), None)
-        target = None if first is None else truth.targets.find(first.round, first.client)
+        target = None if first is None else truth.targets.behind(first.round, first.client)
         if target is None:
             return output
         note = resimulation_note(self.view, target, rng=self._rng("resimulation"))
@@ -115,7 +115,7 @@ class Runner:
         targets = truth.targets
 
         def labels(server_round: int, client: int) -> NDArray[np.int64] | None:
-            found = targets.find(server_round, client)
+            found = targets.behind(server_round, client)
             return None if found is None else found.labels
 
         return labels

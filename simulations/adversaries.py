@@ -16,10 +16,14 @@ CLIENT: dict[str, str] = {
 
 SERVER: dict[str, str] = {
     "client_specific": "attacks.federated.server_behaviours:ClientSpecific",
+    "fishing": "attacks.reconstruction.server_behaviours:Fishing",
     "gradient_ascent": "attacks.federated.server_behaviours:GradientAscent",
+    "imprint": "attacks.reconstruction.server_behaviours:Imprint",
     "isolated_ascent": "attacks.federated.server_behaviours:IsolatedAscent",
     "isolation": "attacks.federated.server_behaviours:Isolation",
+    "quantile_traps": "attacks.reconstruction.server_behaviours:QuantileTraps",
     "relu_trap": "attacks.federated.server_behaviours:ReluTrap",
+    "trap_weights": "attacks.reconstruction.server_behaviours:TrapWeights",
 }
 """What a malicious server does: likewise. A name that both have is the server's unless clients are
 named."""

@@ -9,11 +9,7 @@ from flwr.serverapp.strategy import Strategy
 from pydantic import ValidationError
 
 from attacks.devices import choose_device
-from attacks.federated.server_behaviours import (
-    SERVER_BEHAVIOURS,
-    ServerBehaviour,
-    ServerMeans,
-)
+from attacks.federated.server_behaviours import ServerBehaviour, ServerMeans
 from fl_audit.errors import InputError, did_you_mean
 from fl_audit.factories import ModelSpec
 from fl_audit.game import MembershipGame
@@ -21,7 +17,7 @@ from fl_audit.records import Records
 from fl_audit.threat_model import NOTHING_SEEN, Knowledge
 from simulations.adversaries import is_servers
 from simulations.scenario import Scenario
-from strategies.malicious import MaliciousStrategy
+from strategies.malicious import SERVER, MaliciousStrategy
 
 
 def server_behaviour(scenario: Scenario) -> ServerBehaviour | None:
@@ -43,7 +39,7 @@ def server_behaviour(scenario: Scenario) -> ServerBehaviour | None:
             f"is of a {threat.activity} {threat.who}",
             'Set threat_model.preset = "malicious-server".',
         )
-    kind = SERVER_BEHAVIOURS[adversary.name]
+    kind = SERVER[adversary.name]
     try:
         behaviour = kind.model_validate(adversary.settings)
     except ValidationError as error:

@@ -18,6 +18,7 @@ from fl_audit.errors import InputError, UnknownNameError, did_you_mean
 from fl_audit.factories import BUILT_IN, ModelSpec, load_attribute
 from simulations.data import Dataset
 from simulations.global_generators import seeded_globals
+from simulations.imprint_model import Activation, ImprintFirst
 from simulations.scenario import Model
 from simulations.text_models import TokenTransformer
 
@@ -154,10 +155,27 @@ def transformer(
     )
 
 
+def imprint(
+    *,
+    input_shape: Sequence[int],
+    num_classes: int,
+    inner: str = "convnet",
+    rows: int = 64,
+    activation: Activation = "relu",
+) -> nn.Module:
+    """A dense block with room for imprint rows in front of another built-in model."""
+    _refuse_small("rows", rows)
+    if inner not in MODELS:
+        raise UnknownNameError("inner model", inner, MODELS)
+    behind = MODELS[inner](input_shape=input_shape, num_classes=num_classes)
+    return ImprintFirst(behind, input_shape=input_shape, rows=rows, activation=activation)
+
+
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": mlp,
     "lenet_zhu": lenet_zhu,
     "convnet": convnet,
+    "imprint": imprint,
     "resnet8": resnet8,
     "resnet18": resnet18,
     "resnet20": resnet20,

@@ -17,12 +17,13 @@ from attacks.federated.server_behaviours import (
     ServerMeans,
     ServerTurn,
 )
+from attacks.reconstruction.server_behaviours import PLANTINGS
 from fl_audit.errors import InputError
 from fl_audit.files import Arrays
 from strategies.delegating import DelegatingStrategy
 from strategies.messages import arrays_of, main_key
 
-SERVER = SERVER_BEHAVIOURS
+SERVER = SERVER_BEHAVIOURS | PLANTINGS
 """What a malicious server does: name -> its settings class."""
 
 

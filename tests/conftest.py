@@ -75,6 +75,36 @@ def trap_run(run_tables: Callable[..., Path]) -> Path:
     )
 
 
+def _planted(run_tables: Callable[..., Path], name: str, rounds: int, batch: int) -> Path:
+    """FedSGD clients that a malicious server sends planted models to."""
+    return run_tables(
+        name,
+        federation={"clients": 3, "rounds": rounds},
+        game={"members": 60, "auxiliary": 300},
+        threat_model={"preset": "malicious-server"},
+        adversary={"name": name, **({} if name == "imprint" else {"batch": batch})},
+        training={"algorithm": "fedsgd", "batch_size": batch},
+    )
+
+
+@pytest.fixture(scope="session")
+def imprint_run(run_tables: Callable[..., Path]) -> Path:
+    """Nine batches of four digits that went through an imprint of 128 bins."""
+    return _planted(run_tables, "imprint", rounds=3, batch=4)
+
+
+@pytest.fixture(scope="session")
+def quantile_traps_run(run_tables: Callable[..., Path]) -> Path:
+    """Nine batches of four digits that went through 128 quantile traps."""
+    return _planted(run_tables, "quantile_traps", rounds=3, batch=4)
+
+
+@pytest.fixture(scope="session")
+def fishing_run(run_tables: Callable[..., Path]) -> Path:
+    """Ninety single digits, while a malicious server fishes for one class a round."""
+    return _planted(run_tables, "fishing", rounds=30, batch=1)
+
+
 @pytest.fixture(scope="session")
 def fedsgd_run(run_tables: Callable[..., Path]) -> Path:
     """Five FedSGD clients with one example a round, ten rounds: 50 single digits."""

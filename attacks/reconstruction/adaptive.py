@@ -30,15 +30,15 @@ def adapt(
 
     "soteria": the dense layer whose weight gradient lost whole columns is left out. "precode": the
     layers in `drop_layers` are (the stochastic bottleneck's). "pruning": only what is not 0 is
-    matched. "sign": signs are matched. "clipping": the scale is not. "noise": as without; joining
-    rounds averages it away.
+    matched. "sign": signs are matched, without refinement. "clipping": the scale is not. "noise":
+    as without; joining rounds averages it away.
 
     Raises:
         InputError: If the gradient shows no trace of the defence, or layers must be named.
     """
+    changes: dict[str, object] = {}
     if defence == "soteria":
-        layer = perturbed_layer(gradient)
-        return config.model_copy(update={"drop_layers": [*config.drop_layers, layer]})
+        changes["drop_layers"] = [*config.drop_layers, perturbed_layer(gradient)]
     if defence == "precode" and not config.drop_layers:
         raise InputError(
             "defence",
@@ -47,7 +47,11 @@ def adapt(
             "List its parameters in drop_layers.",
         )
     objective = {"pruning": "masked_cosine", "sign": "sign", "clipping": "cosine"}.get(defence)
-    return config if objective is None else config.model_copy(update={"objective": objective})
+    if objective is not None:
+        changes["objective"] = objective
+    if defence == "sign":  # no sum of squares: there is nothing to refine
+        changes["refine"] = 0
+    return InversionConfig.model_validate({**config.model_dump(), **changes})
 
 
 def perturbed_layer(gradient: Mapping[str, NDArray[np.float64]]) -> str:

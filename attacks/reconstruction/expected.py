@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 _DRAWS = 100
-_FIRM = 2  # sums that must hold a record alone before it is taken out of others
 
 
-def peelable(fired: NDArray[np.bool_], *, least: int = _FIRM) -> NDArray[np.bool_]:
-    """Which records of a batch come out of sums, if only singles and agreement count.
+def peelable(fired: NDArray[np.bool_], *, equal: bool) -> NDArray[np.bool_]:
+    """Which records of a batch come out of sums.
 
     Args:
         fired: Which sums each record is in, shape (b, r).
-        least: Sums that must hold a record alone before it is taken out of others.
+        equal: Whether signals of all records have one size. Then one sum that holds a record alone
+            is enough to take it out of others; else two must agree.
 
     Returns:
         Shape (b,). In the end, one sum that holds a record alone is enough.
     """
     fired, known = fired.copy(), np.zeros(len(fired), np.bool_)
+    least = 1 if equal else 2
     while True:
         lone = fired[:, fired.sum(axis=0) == 1].sum(axis=1)
         new = lone >= least
@@ -32,17 +31,15 @@ def peelable(fired: NDArray[np.bool_], *, least: int = _FIRM) -> NDArray[np.bool
         fired[new] = False
 
 
-def share_by_peeling(fired: NDArray[np.bool_], batch: int, *, rng: np.random.Generator) -> float:
+def share_by_peeling(
+    fired: NDArray[np.bool_], batch: int, *, equal: bool, rng: np.random.Generator
+) -> float:
     """Mean share of a batch that can be told apart, over batches of the server's own records.
 
     Args:
         fired: Which sums each of its records is in, shape (m, r).
         batch: Records in a batch, at most m.
+        equal: As for `peelable`.
     """
     drawn = (rng.choice(len(fired), batch, replace=False) for _ in range(_DRAWS))
-    return float(np.mean([peelable(fired[rows]).mean() for rows in drawn]))
-
-
-def mean_share(shares: Sequence[float]) -> dict[str, float]:
-    """For `Reconstructions.expected`: the mean over updates, if there is any."""
-    return {"recovered": float(np.mean(shares))} if shares else {}
+    return float(np.mean([peelable(fired[rows], equal=equal).mean() for rows in drawn]))

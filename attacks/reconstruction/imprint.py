@@ -11,17 +11,15 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.reconstruction.expected import mean_share, share_by_peeling
-from attacks.reconstruction.imprint_bins import Imprint, alone, bin_of, bin_sums, parallel_groups
+from attacks.reconstruction.expected import share_by_peeling
+from attacks.reconstruction.imprint_bins import alone, bin_of, bin_sums, imprint_of, parallel_groups
 from attacks.reconstruction.observed import UpdateSettings
 from attacks.reconstruction.peeling import Peeled, peel
-from attacks.reconstruction.planted import Planted, planted_updates, signal_unit
-from attacks.reconstruction.planted_claims import claim, input_bounds, planted_notes
+from attacks.reconstruction.planted import Planted, signal_unit
+from attacks.reconstruction.planted_claims import input_bounds, run_planted
 from fl_audit.attack_spec import AttackInput, AttackSpec, Reconstructions
 from fl_audit.errors import InputError
 from fl_audit.threat_model import Observation
@@ -39,7 +37,7 @@ def read_imprints(
     bounds: tuple[Matrix, Matrix],
     equal: bool,
     rng: np.random.Generator,
-) -> tuple[Peeled, list[Imprint]]:
+) -> Peeled:
     """Records from the change of imprint rows.
 
     Args:
@@ -52,7 +50,7 @@ def read_imprints(
         rng: For the comparison of bins.
 
     Returns:
-        The records, and the imprints that were found.
+        The records.
 
     Raises:
         InputError: If no two rows measure the same.
@@ -60,7 +58,10 @@ def read_imprints(
     groups = parallel_groups(rows)
     if not groups:
         raise InputError(
-            "planted rows", len(rows), "no two of them measure the same: this is no imprint", _REMEDY
+            "planted rows",
+            len(rows),
+            "no two of them measure the same: this is no imprint",
+            _REMEDY,
         )
     found = [bin_sums(rows[own], biases[own], sums[own], rounding[own]) for own in groups]
     imprints = [imprint for imprint, _, _ in found]
@@ -74,62 +75,52 @@ def read_imprints(
 
     unit = signal_unit(bins, variance, bounds) if equal else None
     families = np.repeat(np.arange(len(counts)), counts)
-    found_records = peel(
-        bins, variance, belongs, bounds=bounds, unit=unit, families=families, rng=rng
-    )
-    return found_records, imprints
+    return peel(bins, variance, belongs, bounds=bounds, unit=unit, families=families, rng=rng)
 
 
 def expected_share(
-    imprints: Sequence[Imprint],
-    bins: Sequence[int],
+    rows: Matrix,
+    biases: Matrix,
     batch: int,
-    proxy: Matrix | None,
+    proxy: Matrix,
     *,
+    equal: bool,
     rng: np.random.Generator,
 ) -> float | None:
     """Share of a batch that theory expects back.
 
     One imprint: the probability of being alone in one of equally likely bins. Several: by drawing
-    batches of the server's own records, None without them.
+    batches of the server's own records `proxy` (m, d); None if there are fewer than a batch.
     """
-    if len(imprints) == 1:
-        return alone(batch, bins[0])
-    if proxy is None or len(proxy) < batch:
+    groups = parallel_groups(rows)
+    if len(groups) == 1:
+        return alone(batch, len(groups[0]))
+    if len(proxy) < batch:
         return None
-    fired = np.hstack([bin_of(i, proxy, n) for i, n in zip(imprints, bins, strict=True)])
-    return share_by_peeling(fired, batch, rng=rng)
+    layers = [imprint_of(rows[own], biases[own]) for own in groups]
+    fired = [bin_of(i, proxy, len(own)) for i, own in zip(layers, groups, strict=True)]
+    return share_by_peeling(np.hstack(fired), batch, equal=equal, rng=rng)
 
 
 def _run(given: AttackInput) -> Reconstructions:
-    claims, expected, silent = [], [], 0
-    proxy = None
-    if given.auxiliary is not None:
-        proxy = np.asarray(given.auxiliary.inputs[:]).reshape(len(given.auxiliary), -1)
-    for planted in planted_updates(given, _REMEDY):
-        found, imprints = _read(planted, given)
-        if planted.batch is not None:
-            bins = [len(own) for own in parallel_groups(planted.rows)]
-            share = expected_share(imprints, bins, planted.batch, proxy, rng=given.rng)
-            expected += [] if share is None else [share]
-        if len(found.records):
-            claims.append(claim(planted, found, given))
-        else:
-            silent += 1
-    notes = planted_notes(claims, silent, given)
-    return Reconstructions(tuple(claims), notes, mean_share(expected))
+    def read(planted: Planted) -> Peeled:
+        return read_imprints(
+            planted.rows,
+            planted.biases,
+            planted.sums,
+            planted.rounding,
+            bounds=input_bounds(given, planted.rows.shape[1]),
+            equal=planted.equal,
+            rng=given.rng,
+        )
 
+    def expect(planted: Planted, proxy: Matrix) -> float | None:
+        assert planted.batch is not None  # only asked then
+        return expected_share(
+            planted.rows, planted.biases, planted.batch, proxy, equal=planted.equal, rng=given.rng
+        )
 
-def _read(planted: Planted, given: AttackInput) -> tuple[Peeled, list[Imprint]]:
-    return read_imprints(
-        planted.rows,
-        planted.biases,
-        planted.sums,
-        planted.rounding,
-        bounds=input_bounds(given, planted.rows.shape[1]),
-        equal=planted.equal,
-        rng=given.rng,
-    )
+    return run_planted(given, _REMEDY, read, expect)
 
 
 ATTACK = AttackSpec(

@@ -2,9 +2,9 @@
 
 A row fires for records whose measure <w, x> is above its threshold. *Cumulative* rows (ReLU) hold
 the sum of all records above, so neighbours differ by the records in the bin between their
-thresholds. *Sparse* rows (clamped to [0, 1]) hold those of their own bin. Thresholds lie at the
-quantiles of records of the server's own, so that bins are equally likely: one of B records is alone
-in one of K bins with probability (1 - 1/K)^(B-1).
+thresholds. *Sparse* rows (clamped to [0, `SPARSE_TOP`]) hold those of their own bin. Thresholds lie
+at the quantiles of records of the server's own, so that bins are equally likely: one of B records
+is alone in one of K bins with probability (1 - 1/K)^(B-1).
 
 References:
     Fowl et al., "Robbing the Fed", ICLR 2022. https://arxiv.org/abs/2110.13057
@@ -13,6 +13,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -25,11 +26,14 @@ from fl_audit.errors import InputError
 
 Matrix = NDArray[np.float64]
 Kind = Literal["cumulative", "sparse"]
+SPARSE_TOP = 1e-3
+"""Where sparse rows are clamped: small, so that the layer hardly moves what comes behind it."""
 _WAVES = 4  # lowest frequencies, in either way, that pictures are measured in
 _TRIED = 16  # directions that other records are measured in
 _SMOOTHING = 15  # points that stand for one measure
 _FAR = 2.0  # ranges of the measures that the outer thresholds lie outside
 _PARALLEL = 1e-4  # rows whose unit vectors differ by less measure the same
+_MEETS = 0.05  # share of a bin by which two sparse rows may miss each other, in float32
 _REACH = 1e-10  # of the largest square: below it, arithmetic explains a step
 
 
@@ -48,11 +52,11 @@ class Imprint:
     def rows(self, kind: Kind) -> tuple[Matrix, Matrix]:
         """Weights (K, d) and biases (K,) of the layer.
 
-        Sparse rows go from 0 at the lower edge of their bin to 1 at the upper one.
+        Sparse rows go from 0 at the lower edge of their bin to `SPARSE_TOP` at the upper one.
         """
         if kind == "cumulative":
             return np.tile(self.direction, (len(self.edges), 1)), -self.edges
-        slopes = 1 / np.diff(self.edges)
+        slopes = SPARSE_TOP / np.diff(self.edges)
         return slopes[:, None] * self.direction, -slopes * self.edges[:-1]
 
 
@@ -100,9 +104,7 @@ def fit_imprints(
         )
     uneven = [_collisions(measures[:, place], labels, bins) for place in usable]
     chosen = usable[np.argsort(uneven, kind="stable")[:directions]]
-    return [
-        Imprint(tried[place], _edges(measures[:, place], bins, kind=kind)) for place in chosen
-    ]
+    return [Imprint(tried[place], _edges(measures[:, place], bins, kind=kind)) for place in chosen]
 
 
 def alone(batch: int, bins: int) -> float:
@@ -129,18 +131,35 @@ def bin_sums(
         The imprint as it was sent, sums of the bins (K, d + 1) in its order (0 where no record is),
         and the noise variance of one entry of each (K,).
     """
-    norms = np.linalg.norm(rows, axis=1)
-    edges = -biases / norms
-    order = np.argsort(edges, kind="stable")
-    edges, norms, sums, rounding = edges[order], norms[order], sums[order], rounding[order]
-    direction = rows[order[0]] / norms[0]
-    tops = edges + 1 / norms
-    if np.allclose(tops[:-1], edges[1:], rtol=1e-3, atol=1e-3 * float(np.ptp(edges))):
-        variance = quiet_variance(np.einsum("kd,kd->k", sums, sums), sums.shape[1])
-        own = np.append(edges, tops[-1])
-        return Imprint(direction, own), sums, np.maximum(variance, rounding)
+    imprint, order = imprint_of(rows, biases), np.argsort(_edge_of(rows, biases), kind="stable")
+    sums, rounding = sums[order], rounding[order]
+    if len(imprint.edges) == len(rows) + 1:  # sparse: each row is its bin
+        quiet = quiet_variance(np.einsum("kd,kd->k", sums, sums), sums.shape[1])
+        return imprint, sums, np.maximum(quiet, rounding)
     steps, variance = _steps(sums, rounding)
-    return Imprint(direction, edges), steps, variance
+    return imprint, steps, variance
+
+
+def imprint_of(rows: Matrix, biases: Matrix) -> Imprint:
+    """The imprint that parallel rows (K, d) with biases (K,) make.
+
+    Rows whose bin ends, at an answer of `SPARSE_TOP`, where the next row's begins are sparse.
+    """
+    norms = np.linalg.norm(rows, axis=1)
+    edges = _edge_of(rows, biases)
+    order = np.argsort(edges, kind="stable")
+    edges, norms = edges[order], norms[order]
+    tops = edges + SPARSE_TOP / norms
+    gaps = np.diff(edges)
+    is_sparse = bool((np.abs(tops[:-1] - edges[1:]) <= _MEETS * gaps).all())
+    direction: Matrix = rows[order[0]] / norms[0]
+    return Imprint(direction, np.append(edges, tops[-1]) if is_sparse else edges)
+
+
+def _edge_of(rows: Matrix, biases: Matrix) -> Matrix:
+    """Measure from which on each row fires, shape (K,)."""
+    edge: Matrix = -biases / np.linalg.norm(rows, axis=1)
+    return edge
 
 
 def parallel_groups(rows: Matrix) -> list[NDArray[np.int64]]:
@@ -219,7 +238,7 @@ def _steps(sums: Matrix, rounding: Matrix) -> tuple[Matrix, Matrix]:
     square = float(np.einsum("kd,kd->k", sums, sums).max())
     price = max(variance * most_noise(size), _REACH * square)
     starts = [*_segments(sums, price), num]
-    levels = [sums[a:b].mean(axis=0) for a, b in zip(starts, starts[1:], strict=False)]
+    levels = [sums[a:b].mean(axis=0) for a, b in pairwise(starts)]
     counts = np.diff(starts)
     steps, own = np.zeros_like(sums), np.full(num, variance)
     for place, end in enumerate(starts[1:]):

@@ -40,7 +40,8 @@ class Planted:
         biases: Shape (r,).
         sums: Change of (row, bias) in the client's hands, shape (r, d + 1).
         equal: Whether the signals of all records have one size.
-        batch: Records in a batch, where the threat model grants what it takes to know it.
+        batch: Records behind the update, where the threat model grants what it takes to know it.
+        steps: Local steps, likewise.
     """
 
     seen: Observed
@@ -49,6 +50,7 @@ class Planted:
     sums: Matrix
     equal: bool
     batch: int | None
+    steps: int | None
 
     @property
     def rounding(self) -> Matrix:
@@ -83,12 +85,11 @@ def planted_updates(given: AttackInput, remedy: str) -> Iterator[Planted]:
             np.asarray(seen.model[bias])[neurons].astype(np.float64),
             np.column_stack([seen.update[weight][neurons], seen.update[bias][neurons]]),
             has_equal_signals(seen.model, neurons),
-            _batch(seen),
+            batch_size(seen),
+            local_steps(seen),
         )
     if not found:
-        raise InputError(
-            "received models", "none", "no client received a planted model", remedy
-        )
+        raise InputError("received models", "none", "no client received a planted model", remedy)
 
 
 def plant_rows(
@@ -118,7 +119,7 @@ def plant_rows(
             has fewer neurons than rows, or takes other inputs.
     """
     weight, bias = trap_layer(arrays)
-    out = _next_layer(arrays, weight)
+    out = next_layer(arrays, weight)
     shape = arrays[weight].shape
     if shape[0] < len(rows) or shape[1] != rows.shape[1]:
         raise InputError(
@@ -146,7 +147,7 @@ def plant_rows(
 def has_equal_signals(arrays: Arrays, neurons: NDArray[np.int64]) -> bool:
     """Whether a record's signal has one size whatever its class, by the model that was sent."""
     weight, _ = trap_layer(arrays)
-    out = _next_layer(arrays, weight)
+    out = next_layer(arrays, weight)
     last_bias = out.removesuffix("weight") + "bias"
     if not _is_last(arrays, out) or last_bias not in arrays:
         return False
@@ -196,7 +197,12 @@ def quiet_variance(energy: Matrix, size: int) -> float:
     return float(np.median(quiet)) / size
 
 
-def _next_layer(arrays: Arrays, weight: str) -> str:
+def next_layer(arrays: Arrays, weight: str) -> str:
+    """Weight of the dense layer that reads the first one.
+
+    Raises:
+        InputError: If there is none.
+    """
     names = [n for n in arrays if n.endswith("weight") and arrays[n].ndim >= 2]
     after = names[names.index(weight) + 1 :]
     width = len(arrays[weight])
@@ -215,10 +221,16 @@ def _is_last(arrays: Arrays, layer: str) -> bool:
     return names[-1] == layer
 
 
-def _batch(seen: Observed) -> int | None:
-    """Records behind an update, if it is known."""
+def batch_size(seen: Observed) -> int | None:
+    """Records behind an update, if the adversary knows: a client says how many it used."""
     if seen.num_examples is not None:
         return max(1, round(seen.num_examples))
     if seen.local is not None and seen.local.algorithm == "fedsgd":
         return seen.local.batch_size
     return None
+
+
+def local_steps(seen: Observed) -> int | None:
+    """Gradient steps behind an update, if the adversary knows."""
+    batch = batch_size(seen)
+    return None if seen.local is None or batch is None else seen.local.steps(batch)

@@ -1,25 +1,25 @@
-"""From records that were read out of planted rows to claims, and what a reader must know of them."""
+"""From records that were read out of planted rows to claims, with what a reader must know."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attacks.reconstruction.peeling import Peeled
-from attacks.reconstruction.planted import Planted
-from fl_audit.attack_spec import AttackInput, Reconstruction
-from fl_audit.threat_model import Knowledge
+from attacks.reconstruction.planted import Planted, planted_updates
+from fl_audit.attack_spec import AttackInput, Reconstruction, Reconstructions
 
 Matrix = NDArray[np.float64]
+Read = Callable[[Planted], Peeled]
 
 
 def input_bounds(given: AttackInput, size: int) -> tuple[Matrix, Matrix]:
     """Smallest and largest value of each input, by the adversary's own records; or none."""
-    if given.auxiliary is None or not len(given.auxiliary):
+    known = _own_records(given)
+    if not known.size:
         return np.full(size, -np.inf), np.full(size, np.inf)
-    known = np.asarray(given.auxiliary.inputs[:]).reshape(len(given.auxiliary), -1)
     low, high = float(known.min()), float(known.max())
     return np.full(size, low), np.full(size, high)
 
@@ -38,8 +38,48 @@ def claim(planted: Planted, found: Peeled, given: AttackInput) -> Reconstruction
     )
 
 
-def planted_notes(
-    claims: Sequence[Reconstruction], silent: int, given: AttackInput
+def run_planted(
+    given: AttackInput, remedy: str, read: Read, expect: Callable[[Planted, Matrix], float | None]
+) -> Reconstructions:
+    """Read out every update of a client that received planted rows.
+
+    Args:
+        remedy: Which server plants them, for an error's last sentence.
+        read: Records from one update.
+        expect: Share of a batch that theory expects back, given the adversary's own records (m, d),
+            of which there may be none; None where it says nothing. Asked where the batch is known
+            and was one step.
+
+    Raises:
+        InputError: If no client received a planted model.
+    """
+    proxy = _own_records(given)
+    claims, shares, silent, rough = [], [], 0, 0
+    for planted in planted_updates(given, remedy):
+        found = read(planted)
+        if not len(found.records):
+            silent += 1
+            continue
+        claims.append(claim(planted, found, given))
+        if planted.steps is not None and planted.steps > 1:  # theory is about one gradient
+            rough += 1
+        elif planted.batch is not None:
+            share = expect(planted, proxy)
+            shares += [] if share is None else [share]
+    expected = {"recovered": float(np.mean(shares))} if shares else {}
+    return Reconstructions(tuple(claims), _notes(claims, silent, rough, given), expected)
+
+
+def _own_records(given: AttackInput) -> Matrix:
+    """Flattened, shape (m, d); (0, 0) if there are none."""
+    if given.auxiliary is None or not len(given.auxiliary):
+        return np.empty((0, 0))
+    records: Matrix = np.asarray(given.auxiliary.inputs[:], dtype=np.float64)
+    return records.reshape(len(records), -1)
+
+
+def _notes(
+    claims: Sequence[Reconstruction], silent: int, rough: int, given: AttackInput
 ) -> tuple[str, ...]:
     """How much was found, and what makes it less than it could be."""
     total = sum(0 if c.inputs is None else len(c.inputs) for c in claims)
@@ -47,12 +87,10 @@ def planted_notes(
     if silent:
         notes.append(f"{silent} updates held no record that could be told from a mixture or noise.")
     if given.auxiliary is None:
-        notes.append("Without auxiliary records, mixtures that no record could be are not dropped.")
-    if Knowledge.LOCAL_TRAINING in given.view.threat_model.knows:
-        several = [c for c in claims if _steps(given, c.client) > 1]
-        if several:
-            notes.append(
-                f"{len(several)} of these clients took several local steps: their rows changed on "
-                "the way, and what is read out of them is rough."
-            )
+        notes.append("Without auxiliary records, impossible mixtures are not dropped.")
+    if rough:
+        notes.append(
+            f"{rough} of these updates are of several local steps: their rows changed on the way, "
+            "and what is read out of them is rough."
+        )
     return (*notes, *given.view.unusable)

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from attacks.federated.dense import first_dense_layer
+from attacks.federated.dense import dense_layer, first_dense_layer
 from attacks.federated.rounds import Source
 from attacks.reconstruction.observed import (
     Observed,
@@ -34,11 +35,17 @@ from attacks.reconstruction.observed import (
     seat_notes,
 )
 from attacks.reconstruction.spear_layer import Evidence, Layer, Values, evidence
+from attacks.reconstruction.spear_deeper import with_next_layer
 from attacks.reconstruction.spear_found import Found
-from attacks.reconstruction.spear_peel import adopt, peel
+from attacks.reconstruction.spear_peel import peel
 from attacks.reconstruction.spear_search import search
 from fl_audit.attack_spec import AttackInput, Reconstruction, Reconstructions
 from fl_audit.errors import InputError
+from fl_audit.threat_model import Knowledge
+
+
+_MOST_NOTES = 5  # different ones to report
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
@@ -136,10 +143,8 @@ def spear(
     deadline = time.monotonic() + budget.max_seconds
     peel(seen, found)
     if following is not None and found.is_open(seen.rank):
-        deeper = spear(following, rng=rng, batch_size=seen.rank, precision=unit, budget=budget)
-        found = Found()
-        adopt(seen, found, deeper.inputs[deeper.is_sure], deeper.errors[deeper.is_sure])
-        peel(seen, found)
+        after = _evidence(following, unit, seen.rank)
+        found = with_next_layer(seen, found, gradient.layer, after)
     if len(found) < seen.rank:
         tries = search(seen, found, rng=rng, max_tries=budget.max_tries, deadline=deadline)
     return _batch(seen, found, tries, out=out, batch_size=batch_size)
@@ -156,48 +161,28 @@ def _evidence(gradient: DenseGradient, unit: float, batch_size: int | None) -> E
     )
 
 
-def _batch(
-    seen: Evidence, found: Found, tries: int, *, out: int, batch_size: int | None
-) -> Batch:
-    directions, masks, places = found.solution(seen.rank)
-    directions = seen.scaled(directions)
-    is_shared = found.is_shared(seen.rank)[places]
-    scale = np.einsum("ib,bi->i", directions, masks)
-    signals = np.zeros((len(places), out))
-    signals[:, seen.live] = (seen.noise[:, None] * (seen.rows @ masks / scale)).T
+def _batch(seen: Evidence, found: Found, tries: int, *, out: int, batch_size: int | None) -> Batch:
+    told = found.solution(seen)
+    signals = np.zeros((len(told.errors), out))
+    signals[:, seen.live] = (seen.noise[:, None] * (seen.rows @ told.masks)).T
     notes = []
     if batch_size is not None and seen.rank < batch_size:
         notes.append(
             f"{seen.rank} of {batch_size} examples can be told apart: the others are equal to one "
             "of them, or turn no neuron on."
         )
-    if len(places) < seen.rank:
+    if len(told.errors) < seen.rank:
         notes.append(
-            f"{len(places)} of {seen.rank} examples were found; the search ended after {tries} "
+            f"{len(told.errors)} of {seen.rank} examples were found; the search ended after {tries} "
             "draws."
         )
-    if is_shared.any():
+    if not told.is_sure.all():
         notes.append(
-            f"{is_shared.sum()} examples cannot be told from mixtures: every neuron that they turn "
-            "on is turned on by another example as well."
+            f"{(~told.is_sure).sum()} examples are not sure: noise hides them, or another example "
+            "turns on every neuron that they turn on."
         )
-    errors = _errors(seen, [found.masks[place].spread for place in places], directions, scale)
-    inputs = seen.inputs(directions)
-    return Batch(inputs, signals, ~is_shared, errors, seen.rank, tries, tuple(notes))
-
-
-def _errors(
-    seen: Evidence, spreads: list[Values], directions: Values, scale: Values
-) -> Values:
-    """Standard deviation of each input's error from the gradient's noise, to first order."""
-    pinv = np.linalg.pinv(seen.rows) / seen.noise  # of the rows at their own scale
-    variance = np.square((directions @ pinv) * seen.noise).sum(axis=1)
-    sizes = np.abs(seen.inputs(directions)).max(axis=1)
-    for spread, size, length in zip(spreads, sizes, scale, strict=True):
-        mixed = np.einsum("ib,bc,ic->i", directions, spread, directions)
-        variance += mixed * (size / length) ** 2
-    result: Values = np.sqrt(variance)
-    return result
+    inputs = seen.inputs(told.directions)
+    return Batch(inputs, signals, told.is_sure, told.errors, seen.rank, tries, tuple(notes))
 
 
 def _nothing(out: int, width: int, rank: int | None, note: str) -> Batch:
@@ -228,3 +213,102 @@ def _check(gradient: DenseGradient) -> None:
             "the layer received no gradient, so nothing can be inverted",
             "Choose a round in which the client's loss is not yet zero.",
         )
+
+
+class Settings(UpdateSettings):
+    """Which updates, and how far to go."""
+
+    max_batch: int = Field(default=64, ge=1)
+    """Updates that hold more examples than this are not attempted."""
+    max_tries: int = Field(default=100_000, ge=0)
+    """Draws of neurons for each update before giving up. 0 does without sampling."""
+
+
+def _run(given: AttackInput, source: Source) -> Reconstructions:
+    settings: Settings = given.settings
+    budget = Budget(settings.max_batch, settings.max_tries)
+    claims, told, unsure, silent, total = [], Counter[str](), 0, 0, 0
+    for update in observed(given, source):
+        total += 1
+        first, following = dense_gradients(update)
+        if not first.bias.any():
+            silent += 1
+            continue
+        precision = _rounding_unit(update)
+        batch = spear(first, rng=given.rng, following=following, precision=precision, budget=budget)
+        told.update(batch.notes)
+        unsure += int((~batch.is_sure).sum())
+        if batch.is_sure.any():
+            claims.append(_claim(update, batch))
+    num_inputs = sum(len(claim.inputs) for claim in claims if claim.inputs is not None)
+    notes = [f"{num_inputs} inputs from {len(claims)} of {total} updates are confirmed."]
+    if unsure:
+        notes.append(f"{unsure} inputs were found but not confirmed: no claim is made about them.")
+    if silent:
+        notes.append(f"{silent} updates did not touch the layer's bias.")
+    notes += [f"{count} updates: {text}" for text, count in told.most_common(_MOST_NOTES)]
+    return Reconstructions(tuple(claims), (*seat_notes(given.view, source, settings), *notes))
+
+
+def dense_gradients(update: Observed) -> tuple[DenseGradient, DenseGradient | None]:
+    """The first dense layer, and the next if it may help: a hidden layer of the same step.
+
+    Raises:
+        InputError: If the model's first layer is not a dense layer with a bias.
+    """
+    name, bias = first_dense_layer(update.update)
+    if bias is None:
+        raise InputError(
+            "model",
+            name,
+            "its first layer has no bias to divide by",
+            "Exact inversion needs a dense first layer with a bias.",
+        )
+    is_one_step = update.local is not None and update.local.algorithm == "fedsgd"
+    first = _gradient(update, name, bias, is_one_step=is_one_step)
+    hidden = [n for n, a in update.update.items() if n.endswith("weight") and a.ndim == 2][1:-1]
+    if not hidden or not is_one_step:
+        return first, None
+    name, bias = dense_layer(update.update, hidden[0])
+    fits = update.update[name].shape[1] == len(first.bias)
+    if bias is None or not fits or not update.update[bias].any():
+        return first, None
+    return first, _gradient(update, name, bias, is_one_step=True)
+
+
+def _gradient(update: Observed, weight: str, bias: str, *, is_one_step: bool) -> DenseGradient:
+    """An update serves as a gradient: the learning rate cancels."""
+    arrays = [np.asarray(update.model[name], dtype=np.float64) for name in (weight, bias)]
+    changes = [update.update[name] for name in (weight, bias)]
+    after = None
+    if not is_one_step:
+        after = Layer(arrays[0] + changes[0], arrays[1] + changes[1])
+    return DenseGradient(changes[0], changes[1], Layer(arrays[0], arrays[1]), after)
+
+
+def _rounding_unit(update: Observed) -> float:
+    name, _ = first_dense_layer(update.update)
+    return float(np.finfo(update.model[name].dtype).eps) / 2
+
+
+def _claim(update: Observed, batch: Batch) -> Reconstruction:
+    errors = batch.errors[batch.is_sure]
+    sizes = np.abs(batch.inputs[batch.is_sure]).max(axis=1)
+    share = np.divide(errors, sizes, out=np.ones_like(errors), where=sizes > 0)
+    return Reconstruction(
+        update.round,
+        update.client,
+        batch.inputs[batch.is_sure],
+        behind=update.behind,
+        confidence=(1.0 - np.minimum(share, 1.0))[:, None],
+    )
+
+
+ATTACK, LOCAL_ATTACK = both_seats(
+    "spear",
+    _run,
+    reference="https://arxiv.org/abs/2403.03945",
+    summary="A dense first layer with ReLU gives back a whole batch exactly",
+    settings=Settings,
+    knows=Knowledge.LOCAL_TRAINING,
+)

@@ -10,7 +10,25 @@ from numpy.typing import NDArray
 from attacks.reconstruction.spear_layer import Evidence, Mask, Values
 
 _NEW = 1e-6  # what must tell a mask or an input from those that are known, relative
-_SHARED = 1e-3  # weight in a mask's null space from which another example is undetermined
+_SHARED = 1e-3  # distance of a mask from what else fits another example's, if it fits too
+_VAGUE = 0.05  # error, relative to the largest value, above which an input is not known
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """Inputs that were found, and how far to trust them.
+
+    Attributes:
+        directions: Shape (k, rank), at input scale.
+        masks: Shape (rank, k), at the scale at which rows times masks are signals.
+        errors: Standard deviation of an input value's error, shape (k,).
+        is_sure: Whether nothing else fits, and errors are small beside the input, shape (k,).
+    """
+
+    directions: Values
+    masks: Values
+    errors: Values
+    is_sure: NDArray[np.bool_]
 
 
 @dataclass(slots=True)
@@ -76,18 +94,25 @@ class Found:
         result: Values = seen.rows - seen.rows @ taken
         return result
 
-    def solution(self, rank: int) -> tuple[Values, Values, NDArray[np.int64]]:
-        """Directions (k, rank), masks (rank, k) and places of the examples that can be given.
+    def solution(self, seen: Evidence) -> Solution:
+        """What can be said of inputs: of all with all masks, else of those known by themselves.
 
-        With all masks, the inverse gives all directions, and better than single neurons do.
+        With all masks, their inverse gives the directions, and better than single neurons do.
         """
-        vectors = self.vectors(rank)
-        directions, masks, places = self.known(rank)
-        if len(places) == rank and any(mask.others.shape[1] for mask in self.masks):
-            return directions, np.linalg.inv(directions), places
-        if len(self) == rank:
-            return np.linalg.inv(vectors), vectors, np.arange(rank)
-        return directions, masks, places
+        directions, masks, places = self.known(seen.rank)
+        is_vague = any(mask.others.shape[1] for mask in self.masks)
+        if len(places) == seen.rank and is_vague:
+            masks = np.linalg.inv(directions)
+        elif len(self) == seen.rank:
+            masks, places = self.vectors(seen.rank), np.arange(seen.rank)
+            directions = np.linalg.inv(masks)
+        directions = seen.scaled(directions)
+        scale = np.einsum("ib,bi->i", directions, masks)
+        spreads = [self.masks[place].spread for place in places]
+        errors = _errors(seen, spreads, directions, scale)
+        sizes = np.abs(seen.inputs(directions)).max(axis=1)
+        is_sure = ~self.is_shared(seen.rank)[places] & (errors <= _VAGUE * sizes)
+        return Solution(directions, masks / scale, errors, is_sure)
 
     def is_shared(self, rank: int) -> NDArray[np.bool_]:
         """Examples that the mask of another leaves undetermined, shape (k,)."""
@@ -95,9 +120,10 @@ class Found:
         shared = np.zeros(len(self), dtype=np.bool_)
         for place, mask in enumerate(self.masks):
             if mask.others.shape[1]:
-                weights = np.abs(np.linalg.lstsq(vectors, mask.others, rcond=None)[0]).max(axis=1)
-                weights[place] = 0.0
-                shared |= weights > _SHARED
+                null = np.column_stack([mask.vector, mask.others])
+                apart = np.linalg.norm(vectors - null @ (null.T @ vectors), axis=0)
+                apart[place] = 1.0
+                shared |= apart < _SHARED
         return shared & ~np.array(self.adopted, dtype=np.bool_)
 
 
@@ -121,7 +147,17 @@ def _without(mask: Mask, direction: Values, known: Values) -> Mask:
     if length == 0:
         return mask
     vector /= length
-    left, spans, _ = np.linalg.svd(
-        choice - np.outer(vector, vector @ choice), full_matrices=False
-    )
+    left, spans, _ = np.linalg.svd(choice - np.outer(vector, vector @ choice), full_matrices=False)
     return replace(mask, vector=vector, others=left[:, spans > 0.5])
+
+
+def _errors(seen: Evidence, spreads: list[Values], directions: Values, scale: Values) -> Values:
+    """Standard deviation of each input's error from the gradient's noise, to first order."""
+    pinv = np.linalg.pinv(seen.rows) / seen.noise  # of the rows at their own scale
+    variance = np.square((directions @ pinv) * seen.noise).sum(axis=1)
+    sizes = np.abs(seen.inputs(directions)).max(axis=1)
+    for spread, size, length in zip(spreads, sizes, scale, strict=True):
+        mixed = np.einsum("ib,bc,ic->i", directions, spread, directions)
+        variance += mixed * (size / length) ** 2
+    result: Values = np.sqrt(variance)
+    return result

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
 
-_UNITS = 64  # of rounding, times the largest singular value: smaller singular values say nothing
+_UNITS = 2  # of rounding, times the largest singular value: smaller singular values say nothing
 _EDGE = 1.2  # times the largest singular value that white noise of this size has
 SIGMAS = 8.0  # a number of so many standard deviations of its error is not 0
 _NULL = 4.0  # times the norm of as much noise: a combination of rows larger than that is not 0
@@ -130,8 +130,10 @@ def evidence(
     rows = stacked @ basis
     rest = stacked - rows @ basis.T
     freedom = max(1, int(stacked.any(axis=0).sum()) - rank)
-    noise = np.sqrt(np.square(rest).sum(axis=1) / freedom)
-    noise = np.maximum(noise, np.finfo(np.float64).eps * singular[0])  # of our own arithmetic
+    measured = np.sqrt(np.square(rest).sum(axis=1) / freedom)
+    rounding = precision * np.abs(stacked).max(axis=1)  # the bias's is larger than the average
+    ours = np.finfo(np.float64).eps * singular[0]
+    noise = np.maximum(np.hypot(measured, rounding), ours)
     here = tuple(Layer(layer.weight[live], layer.bias[live]) for layer in layers)
     return Evidence(rows / noise[:, None], basis, noise, live, here, precision)
 

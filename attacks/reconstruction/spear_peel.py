@@ -32,32 +32,6 @@ def peel(seen: Evidence, found: Found) -> None:
             return
 
 
-def adopt(seen: Evidence, found: Found, hidden: Values, errors: Values) -> None:
-    """Add examples of which is known what this layer passes on.
-
-    Such an example solves a linear system with an equation for each neuron that it turns on, and as
-    many unknowns as there are examples. It counts if the system has a solution.
-
-    Args:
-        hidden: Outputs of the ReLU that follows, shape (k, out).
-        errors: Standard deviation of their errors, shape (k,).
-    """
-    layer = seen.layers[0]
-    system = np.column_stack([layer.weight, layer.bias]) @ seen.basis
-    for output, error in zip(hidden[:, seen.live], errors, strict=True):
-        on = output > SIGMAS * error
-        if on.sum() <= seen.rank:
-            continue
-        left = np.vstack([system[on], seen.basis[-1]])
-        direction = np.linalg.lstsq(left, np.append(output[on], 1.0), rcond=None)[0]
-        size = np.abs(layer.weight) @ np.abs(seen.inputs(direction)) + np.abs(layer.bias)
-        margin = SIGMAS * (error + seen.precision * size)
-        fits = np.abs(np.maximum(system @ direction, 0.0) - output) <= margin
-        mask = mask_of(seen, direction) if fits.all() else None
-        if mask is not None:
-            found.add(mask, direction, is_adopted=True)
-
-
 def lone_directions(seen: Evidence, rows: Values) -> Iterator[tuple[Values, int]]:
     """Directions that several rows share within their errors, and how many; the most first."""
     for group in parallel_rows(rows):

@@ -41,8 +41,6 @@ from fl_audit.threat_model import Knowledge
 
 Values = NDArray[np.float64]
 
-# what is searched has no bounds: numbers in units of their own, and logits of categories
-UNBOUNDED: dict[str, Any] = {"box": False, "bounds": None}
 WITHIN = 2.0
 POLISH = 20
 EXPLAINED = 1e-8  # of the gradient's square: right rows leave only the rounding of the update
@@ -91,7 +89,7 @@ def invert_table(
     Raises:
         InputError: As `invert_gradients`, or if fewer than two searches came to an end.
     """
-    config = preset("tabular", **UNBOUNDED) if config is None else config
+    config = preset("tabular") if config is None else config
     found = invert_gradients(
         model,
         gradients,
@@ -236,7 +234,7 @@ def _search(given: AttackInput, task: Task, layout: TableLayout) -> TableInversi
 
 _DEFAULTS: dict[str, Any] = {
     name: (InversionSettings.model_fields[name].annotation, value)
-    for name, value in {**PRESETS["tabular"], **UNBOUNDED}.items()
+    for name, value in {**PRESETS["tabular"]}.items()
 }
 _Settings: Any = create_model(
     "TabularSettings", __base__=_TableSettings, __doc__=_TableSettings.__doc__, **_DEFAULTS

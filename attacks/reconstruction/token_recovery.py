@@ -13,7 +13,7 @@ from attacks.reconstruction.token_search import (
     any_inputs,
     num_prefixes,
     sequences,
-    surest,
+    surest_first,
     tokens_by_position,
 )
 from attacks.reconstruction.token_spans import InputSpan, layer_span
@@ -27,12 +27,12 @@ class RecoveredTokens:
     """What one gradient gave back.
 
     Attributes:
-        sequences: Different sequences, in no order, shape (b, length); b is 0 if `why` says why.
+        sequences: Different sequences, surest first, shape (b, length); b is 0 if `why` says why.
         tokens: Tokens that the batch holds, ascending, without padding.
         rank: Linearly independent inputs of the second layer, or of the first if that is all.
         explained: Different prefixes of the sequences. Where it equals the rank, the sequences
             account for the whole gradient.
-        dropped: Prefixes that were given up because too many fitted.
+        dropped: Prefixes and sequences that were given up because too many fitted.
         why: Why there are no sequences, or None.
     """
 
@@ -96,7 +96,9 @@ def recover_tokens(
     candidates = tokens_by_position(reader, first)
     if not any(len(tokens) for tokens in candidates):
         return _nothing(
-            reader, first.rank, "no token lies in the span: the update is not of a few plain steps"
+            reader,
+            first.rank,
+            "no token lies in the span: many steps, noise or dropout moved what flowed in",
         )
     second = spans[1] if len(spans) > 1 else None
     if second is None or not second.slack or not reader.is_causal:
@@ -132,13 +134,14 @@ def _in_order(
             else "no sequence fits the second layer"
         )
         return RecoveredTokens(empty, tokens, span.rank, dropped=found.dropped, why=why)
-    kept = found.tokens
-    if batch_size is not None and len(kept) > batch_size:
-        kept = surest(reader, span, kept, batch_size)
-    explained = num_prefixes(kept, reader.silent)
+    kept = surest_first(reader, span, found.tokens)[:batch_size]
+    # every prefix adds a dimension: more of them than the rank are not all of the data
+    while num_prefixes(kept, reader.silent) > span.rank:
+        kept = kept[:-1]
+    explained, dropped = num_prefixes(kept, reader.silent), len(found.tokens) - len(kept)
     if explained == span.rank:  # nothing is left that other tokens would be needed for
         tokens = _without_padding(reader, kept)
-    return RecoveredTokens(kept, tokens, span.rank, explained, found.dropped)
+    return RecoveredTokens(kept, tokens, span.rank, explained, found.dropped + dropped)
 
 
 def _by_position(

@@ -105,13 +105,13 @@ def sequences(
     return Sequences(found, num_prefixes(found, reader.silent), num_tried, dropped)
 
 
-def surest(reader: Reader, span: InputSpan, tokens: Tokens, most: int) -> Tokens:
-    """The sequences whose farthest prefix is nearest to the span; ties in the order given."""
+def surest_first(reader: Reader, span: InputSpan, tokens: Tokens) -> Tokens:
+    """Sequences in the order of their farthest prefix's distance to the span."""
     inputs = _inputs(reader, tokens, reader.layers.second[0])
     distances = span.distances(inputs.reshape(-1, inputs.shape[-1])).reshape(tokens.shape)
     if reader.silent is not None:
         distances[tokens == reader.silent] = 0.0
-    return tokens[np.sort(np.argsort(distances.max(axis=1), kind="stable")[:most])]
+    return tokens[np.argsort(distances.max(axis=1), kind="stable")]
 
 
 def num_prefixes(tokens: Tokens, padding: int | None) -> int:

@@ -48,6 +48,8 @@ RUNS: dict[str, str] = {
     "ascent_response": "ascent_run",
     "relu_trap": "trap_run",
     "embedding_rows": "text_run",
+    "fishing": "fishing_run",
+    "imprint": "imprint_run",
     "local_ascent_response": "client_ascent_run",
     "local_label_counts": "sums_run",
     "local_tabular": "table_run",
@@ -56,6 +58,7 @@ RUNS: dict[str, str] = {
     "tabular": "table_run",
     "token_recovery": "token_run",
     "token_sets": "token_run",
+    "weight_traps": "quantile_traps_run",
 }
 # fewer or quicker steps than by default, to spare the suite's time
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -67,7 +70,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "local_token_recovery": {"seat": 0},
     "tabular": {"restarts": 2, "iterations": 120, "most_updates": 4},
     "token_recovery": {"most_updates": 10},
-    "federated_stacking": {"num_shadow_federations": 2, "attacks": ["cosine", "loss_series"]}
+    "federated_stacking": {"num_shadow_federations": 2, "attacks": ["cosine", "loss_series"]},
 }
 
 

@@ -287,27 +287,27 @@ def test_the_distance_of_features_is_relative_to_the_original() -> None:
 
 
 def test_what_led_to_a_claim_is_kept_in_its_order() -> None:
-    order = [2, 0, 1]
+    """The second reconstruction fits no original: it comes last, and so does all it brings."""
+    found = np.array([[0.5, 0], [0.8, 0.2], [1, 1]])
     claim = Reconstruction(
         1,
         0,
-        ORIGINALS[order],
-        labels=np.array([1, 0, 1]),
+        found,
+        labels=np.array([7, 8, 9]),
         objective=np.array([3.0, 1.0]),
-        frames=np.stack([ORIGINALS[order] * 0.1, ORIGINALS[order]]),
-        confidence=np.array([[0.2], [0.0], [0.1]]),
+        frames=np.stack([found * 0.1, found]),
+        confidence=np.array([[0.7], [0.8], [0.9]]),
     )
-    unmatched = np.concatenate([ORIGINALS[[1]], ORIGINALS[[0]], ORIGINALS[[2]]])
-    arrays = scored([claim], [target(1, unmatched, [1, 0, 1])]).arrays
-    place = "round_0001/client_0"
-    found = arrays[f"{place}/reconstruction"]
-    np.testing.assert_array_equal(found, arrays[f"{place}/original"])
-    np.testing.assert_array_equal(arrays[f"{place}/frames"][1], found)
-    np.testing.assert_array_equal(arrays[f"{place}/labels"], arrays[f"{place}/original_labels"])
-    tenth = arrays[f"{place}/confidence"][:, 0]
-    np.testing.assert_allclose(tenth, [0.2 if (row == [0.5, 0]).all() else row[0] / 10
-                                       for row in found])  # fmt: skip
-    assert arrays[f"{place}/objective"].tolist() == [3, 1]
+    arrays = scored([claim], [target(1, found[[2, 0]], [9, 7])]).arrays
+    own = {name.rpartition("/")[2]: array for name, array in arrays.items()}
+    np.testing.assert_array_equal(own["reconstruction"], found[[0, 2, 1]])
+    np.testing.assert_array_equal(own["original"], found[[0, 2]])
+    assert own["labels"].tolist() == [7, 9, 8]
+    assert own["original_labels"].tolist() == [7, 9]
+    np.testing.assert_array_equal(own["frames"][1], own["reconstruction"])
+    assert own["confidence"][:, 0].tolist() == [0.7, 0.9, 0.8]
+    assert own["objective"].tolist() == [3, 1]
+    assert own["psnr_db"].tolist() == [150, 150]
 
 
 def test_the_guess_says_as_much_as_the_claim() -> None:

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from attacks.reconstruction.label_layer import last_layer
+from attacks.reconstruction.label_softmax import noise_inputs
 from attacks.reconstruction.labels import LocalWork, estimate_labels, idlg_counts, label_counts
 from attacks.reconstruction.optimisation.simulation import pseudo_gradient
 from attacks.reconstruction.resimulation import simulated_update
@@ -37,6 +37,7 @@ from simulations.models import convnet, lenet_zhu
 CLASSES = 10
 SHAPE = [3, 32, 32]
 SIZES = (4, 16, 64)
+POOL = 100  # tiles that batches are drawn from
 Overlaps = dict[tuple[str, int, str], list[list[float]]]
 
 
@@ -51,29 +52,26 @@ def small_convnet() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * 9, CLASSES))
 
 
-NETS: dict[str, tuple[Callable[[], nn.Module], int]] = {  # with the number of proxies
-    "small_convnet": (small_convnet, 32),  # each takes 0.1 s
-    "convnet": (lambda: convnet(input_shape=SHAPE, num_classes=CLASSES), 200),
-    "lenet": (lambda: lenet_zhu(input_shape=SHAPE, num_classes=CLASSES), 500),
-    "lenet_reference": (
-        lambda: lenet_zhu(input_shape=SHAPE, num_classes=CLASSES, initialisation="reference"),
-        500,
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "small_convnet": small_convnet,
+    "convnet": lambda: convnet(input_shape=SHAPE, num_classes=CLASSES),
+    "lenet": lambda: lenet_zhu(input_shape=SHAPE, num_classes=CLASSES),
+    "lenet_reference": lambda: lenet_zhu(
+        input_shape=SHAPE, num_classes=CLASSES, initialisation="reference"
     ),
 }
+PROXIES = {"small_convnet": 32}  # 0.1 s each; 200 for the others
+NOISE = {"small_convnet": 32}
 
 
-def last_gradients(
-    model: nn.Module, inputs: NDArray[np.float32], labels: NDArray[np.int64]
+def gradients_of(
+    model: nn.Module, inputs: torch.Tensor, labels: NDArray[np.int64]
 ) -> dict[str, torch.Tensor]:
-    """Gradient of the mean cross-entropy in the last layer's weight and bias, float32."""
-    layer = last_layer(model)
-    names = [name for name in (layer.weight, layer.bias) if name is not None]
+    """Gradient of the mean cross-entropy by parameter name, float32."""
+    loss = nn.functional.cross_entropy(model(inputs), torch.from_numpy(labels))
     parameters = dict(model.named_parameters())
-    for name, parameter in parameters.items():
-        parameter.requires_grad_(name in names)  # nothing before the last layer is kept
-    loss = nn.functional.cross_entropy(model(torch.from_numpy(inputs)), torch.from_numpy(labels))
-    found = torch.autograd.grad(loss, [parameters[name] for name in names])
-    return dict(zip(names, found, strict=True))
+    found = torch.autograd.grad(loss, list(parameters.values()))
+    return dict(zip(parameters, found, strict=True))
 
 
 def overlap(counts: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
@@ -82,31 +80,40 @@ def overlap(counts: NDArray[np.int64], labels: NDArray[np.int64]) -> float:
 
 
 def batches(net: str, seed: int, draws: int, found: Overlaps) -> None:
-    """Overlaps of one seeded net."""
-    build, num_proxies = NETS[net]
+    """Overlaps of one seeded net.
+
+    In eval mode records do not meet before the loss, so all but the last layer answers each tile
+    once, and the last layer is the model that is attacked.
+    """
     torch.manual_seed(seed)
-    model = build().eval()
-    bias = last_layer(model).bias
+    model = NETS[net]().eval()
+    assert isinstance(model, nn.Sequential)
+    body, head = model[:-1], model[-1:]
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-    inputs = rng.permutation(tiles().records.inputs)
-    proxies, pool = inputs[:num_proxies], inputs[num_proxies:]
+    number = PROXIES.get(net, 200)
+    inputs = torch.from_numpy(rng.permutation(tiles().records.inputs)[: number + POOL])
+    noise = noise_inputs(SHAPE, NOISE.get(net, 200), generator=generator)
+    with torch.no_grad():
+        seen, seen_noise = (
+            torch.cat([body(part) for part in torch.split(whole, 32)]) for whole in (inputs, noise)
+        )
+    proxies, pool = seen[:number].numpy(), seen[number:]
     for size in SIZES:
         each: dict[str, list[float]] = defaultdict(list)
         for _ in range(draws):
             labels = rng.integers(CLASSES, size=size)
-            gradients = last_gradients(model, rng.choice(pool, size, replace=False), labels)
-            weight_only = {n: g for n, g in gradients.items() if n != bias}
-            counts = label_counts(model, gradients, size, proxy_inputs=proxies)
-            each["proxies"].append(overlap(counts, labels))
-            counts = label_counts(model, weight_only, size, proxy_inputs=proxies)
-            each["proxies, weight only"].append(overlap(counts, labels))
-            each["iDLG"].append(overlap(idlg_counts(model, gradients, size), labels))
-            each["told"].append(is_told(model, gradients, proxies, labels))
-            if net != "small_convnet" or len(each["noise"]) < 2:  # 256 inputs take 25 s there
-                counts = label_counts(
-                    model, gradients, size, input_shape=SHAPE, generator=generator
-                )
-                each["noise"].append(overlap(counts, labels))
+            rows = torch.from_numpy(rng.choice(POOL, size, replace=False))
+            gradients = gradients_of(head, pool[rows], labels)
+            weight_only = {name: g for name, g in gradients.items() if name != "0.bias"}
+            ways = {
+                "proxies": label_counts(head, gradients, size, proxy_inputs=proxies),
+                "proxies, weight only": label_counts(head, weight_only, size, proxy_inputs=proxies),
+                "noise": label_counts(head, gradients, size, proxy_inputs=seen_noise.numpy()),
+                "iDLG": idlg_counts(head, gradients, size),
+            }
+            for way, counts in ways.items():
+                each[way].append(overlap(counts, labels))
+            each["told"].append(is_told(head, gradients, proxies, labels))
         for way, overlaps in each.items():
             found[net, size, way].append(overlaps)
 
@@ -129,7 +136,7 @@ def is_told(
 def several_steps(epochs: int, rate: float, seed: int, found: Overlaps) -> None:
     """Overlaps of a client of 64 tiles, 8 in a batch, on the GroupNorm ConvNet."""
     torch.manual_seed(seed)
-    model = NETS["convnet"][0]()
+    model = NETS["convnet"]()
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     inputs = rng.permutation(tiles().records.inputs)
     proxies, own = inputs[:200], inputs[200:264]
@@ -161,7 +168,7 @@ def main() -> None:
         for net in given.nets:
             batches(net, seed, given.draws, found)
         if "convnet" in given.nets:
-            for epochs, rate in ((2, 0.01), (5, 0.05)):
+            for epochs, rate in ((2, 0.001), (2, 0.01), (5, 0.05)):
                 several_steps(epochs, rate, seed, found)
     for (net, size, way), overlaps in found.items():
         means = np.array([np.mean(of_seed) for of_seed in overlaps])

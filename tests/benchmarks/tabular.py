@@ -33,7 +33,7 @@ from torch import nn
 
 from attacks.reconstruction.optimisation.presets import preset
 from attacks.reconstruction.tables import TableLayout, infer_layout
-from attacks.reconstruction.tabular import UNBOUNDED, TableInversion, invert_table
+from attacks.reconstruction.tabular import TableInversion, invert_table
 
 TRAIN, AUXILIARY = 39_073, 1000
 Values = NDArray[np.float64]
@@ -119,7 +119,7 @@ def attack(
         model,
         dict(zip(names, found, strict=True)),
         layout,
-        config=preset("tabular", iterations=iterations, **UNBOUNDED),
+        config=preset("tabular", iterations=iterations),
         generator=torch.Generator().manual_seed(seed),
         batch_size=len(inputs),
         proxies=auxiliary,

@@ -31,7 +31,8 @@ SMALL: dict[str, Any] = {
 
 
 def results(run: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted((run / "results").iterdir())}
+    files = (path for path in (run / "results").rglob("*") if path.is_file())
+    return {str(path.relative_to(run)): path.read_bytes() for path in sorted(files)}
 
 
 def test_one_seed_gives_one_digest_and_the_same_results(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ Schedule = Literal["constant", "step", "cosine"]
 Labels = Literal["inferred", "known", "joint"]
 Statistics = Literal["none", "running", "inferred", "proxy"]
 Precision = Literal["float32", "float64"]
+Bounds = tuple[float | list[float], float | list[float]] | Literal["auto"] | None
 
 
 class InversionConfig(BaseModel):
@@ -73,8 +74,9 @@ class InversionConfig(BaseModel):
     """Stop when the objective is below this."""
     box: bool = True
     """Keep inputs within `bounds`: after every step of Adam, and at the end."""
-    bounds: tuple[float | list[float], float | list[float]] | None = (0.0, 1.0)
-    """Smallest and largest value of an input, or of each channel; None if that is not known."""
+    bounds: Bounds = "auto"
+    """Smallest and largest value of an input, or of each channel; None if that is not known.
+    "auto": 0 and 1 where the attacker's own records lie between them, otherwise not known."""
 
     refine: int = Field(default=0, ge=0)
     """Steps of Levenberg-Marquardt after the search, at most."""
@@ -87,7 +89,7 @@ class InversionConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> InversionConfig:
-        if self.bounds is not None and not np.less(*self.bounds).all():
+        if isinstance(self.bounds, tuple) and not np.less(*self.bounds).all():
             raise ValueError(f"bounds {self.bounds} must rise")
         if self.batch_norm and self.statistics == "none":
             raise ValueError('batch_norm needs statistics: "running", "inferred" or "proxy"')

@@ -43,7 +43,12 @@ def find_labels(
         InputError: If they are to be known and are not given, or do not fit the batch size.
     """
     if given is not None:
-        classes = torch.as_tensor(np.asarray(given), dtype=torch.int64)
+        classes = torch.as_tensor(np.atleast_1d(np.asarray(given)))
+        if classes.is_floating_point() or classes.is_complex():
+            raise InputError(
+                "labels", str(classes.dtype), "must be whole numbers", "Give classes, not scores."
+            )
+        classes = classes.to(torch.int64)
         if batch_size is not None and len(classes) != batch_size:
             raise InputError(
                 "labels",
@@ -60,7 +65,8 @@ def find_labels(
             'Give them, or use labels = "inferred".',
         )
     if strategy == "joint" and batch_size is not None:  # the search finds them: numbers only
-        return FoundLabels(torch.zeros(batch_size, dtype=torch.int64))
+        zeros = torch.zeros(batch_size, dtype=torch.int64)
+        return FoundLabels(zeros.to(next(model.parameters()).device))
     found = estimate_labels(
         model,
         observed,

@@ -48,7 +48,8 @@ class Objective:
             # as a distance of unit vectors: 1 - cos itself loses half of the digits near 0
             return 0.5 * (_unit(found) - self.target).square().sum()
         tiny = torch.finfo(found.dtype).tiny
-        layers = torch.split(found, list(self.sizes) or [len(found)])  # layers' gradients differ by magnitudes
+        # layer by layer: their gradients differ by orders of magnitude
+        layers = torch.split(found, list(self.sizes) or [len(found)])
         scale = torch.cat([p.abs().mean().clamp_min(tiny).expand(len(p)) for p in layers])
         wrong = torch.sigmoid(-4 * self.target.sign() * found / scale)
         counted = self.target != 0

@@ -75,6 +75,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "iterations": 1500,
         "restarts": 15,
         "start": "normal",
+        # what is searched has no bounds: numbers in units of their own, and logits of categories
+        "box": False,
+        "bounds": None,
     },
 }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attacks.reconstruction.optimisation.config import Start
+from attacks.reconstruction.optimisation.config import Bounds, Start
 from fl_audit.errors import InputError
 
 Tensor = torch.Tensor
@@ -35,7 +35,7 @@ class Scale:
 
 def find_scale(
     input_shape: Sequence[int],
-    bounds: tuple[float | list[float], float | list[float]] | None,
+    bounds: Bounds,
     proxies: Tensor | None,
     like: Tensor,
 ) -> Scale:
@@ -45,6 +45,9 @@ def find_scale(
         InputError: If bounds by channel do not fit the channels.
     """
     low, high = None, None
+    if bounds == "auto":
+        is_picture = proxies is not None and bool(((proxies >= 0) & (proxies <= 1)).all())
+        bounds = (0.0, 1.0) if is_picture else None
     if bounds is not None:
         low, high = (_by_channel(side, input_shape).to(like) for side in bounds)
     if proxies is not None:

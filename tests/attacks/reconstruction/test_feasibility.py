@@ -159,11 +159,11 @@ def test_an_unknown_batch_size_is_judged_for_the_fewest_records() -> None:
 def test_batch_norm_modes_are_told_apart(
     training: bool, sent: bool, mode: str, verdict: str
 ) -> None:
-    model = _seeded(nn.Linear(6, 30), nn.BatchNorm1d(30), nn.Tanh(), nn.Linear(30, 3))
+    model = _seeded(nn.Linear(6, 30), nn.Tanh(), nn.BatchNorm1d(30), nn.Linear(30, 3))
     model.train(training)
     gradients = _gradients(model, torch.rand(4, 6), torch.arange(4) % 3)
     before = {name: b.clone() for name, b in model.named_buffers()}
-    moved = {"1.running_mean": np.zeros(30)} if sent else {}
+    moved = {"2.running_mean": np.zeros(30)} if sent else {}
     found = check_feasibility(
         model, {**gradients, **moved}, input_shape=(6,), batch_size=4, labels_known=False
     )
@@ -173,6 +173,17 @@ def test_batch_norm_modes_are_told_apart(
     assert ("not sent" in " ".join(found.reasons)) is (verdict == "doubtful")
     for name, buffer in model.named_buffers():
         assert torch.equal(buffer, before[name])
+
+
+def test_batch_statistics_hide_a_shift_of_all_inputs() -> None:
+    """Known answer: a dense layer and BatchNorm in training mode see inputs less their mean, so as
+    many directions are invisible as an input has values."""
+    model = _seeded(nn.Linear(6, 30), nn.BatchNorm1d(30), nn.Tanh(), nn.Linear(30, 3))
+    hidden = _check(model.train(), (6,), 4).rank
+    seen = _check(model.eval(), (6,), 4).rank
+    assert hidden is not None
+    assert seen is not None
+    assert (hidden.low, hidden.high, seen.low) == (18, 18, 24)
 
 
 def test_dropout_is_named_and_draws_nothing() -> None:

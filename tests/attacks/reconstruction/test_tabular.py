@@ -19,7 +19,6 @@ from attacks.reconstruction.optimisation.presets import PRESETS, preset
 from attacks.reconstruction.tables import infer_layout
 from attacks.reconstruction.tabular import (
     ATTACK,
-    UNBOUNDED,
     TableInversion,
     find_layout,
     invert_table,
@@ -54,7 +53,7 @@ def _gradients(model: nn.Module, chosen: Sequence[int]) -> dict[str, torch.Tenso
 
 
 def _invert(model: nn.Module, gradients: Any, size: int, **changes: Any) -> TableInversion:
-    config = preset("tabular", **{**UNBOUNDED, **QUICK, **changes.pop("config", {})})
+    config = preset("tabular", **{**QUICK, **changes.pop("config", {})})
     return invert_table(
         model,
         gradients,
@@ -153,7 +152,7 @@ def test_one_search_is_no_pool() -> None:
 
 def test_settings_are_the_presets_without_bounds() -> None:
     settings = SETTINGS()
-    for name, value in {**PRESETS["tabular"], **UNBOUNDED}.items():
+    for name, value in PRESETS["tabular"].items():
         assert getattr(settings, name) == value
 
 
