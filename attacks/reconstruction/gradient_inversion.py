@@ -58,6 +58,8 @@ class InversionSettings(UpdateSettings, InversionConfig):
     """Unroll the client's local steps; otherwise its update is read as one gradient."""
     epoch_prior: float = Field(default=0.1, ge=0)
     """With `unroll` and several epochs: weight of the distance between epochs' mean inputs."""
+    orders: int = Field(default=24, ge=1)
+    """With `unroll` and several steps: orders of labels to try; the client's is not known."""
     defence: Defence = "none"
     """The defence that the attack adapts to: "soteria", "precode", "pruning", "sign", "noise" or
     "clipping"."""
@@ -250,7 +252,9 @@ def _task(given: AttackInput, seen: Sequence[Observed]) -> Task:
     if settings.unroll and first.client == SUM and len(first.behind) > 1:
         notes.append("a sum of several clients' steps cannot be unrolled; read as one gradient")
     elif settings.unroll and batch_size is not None:
-        plan = LocalPlan(local, rate, batch_size, epoch_prior=settings.epoch_prior)
+        plan = LocalPlan(
+            local, rate, batch_size, epoch_prior=settings.epoch_prior, orders=settings.orders
+        )
     is_unrolled = plan is not None and plan.steps > 1
     parameters = {name for name, _ in models[0].named_parameters()}
     gradients = [_gradient(each, parameters, is_unrolled=is_unrolled) for each in seen]

@@ -1,8 +1,11 @@
 """Closed-form inversion of a dense first layer: one example, exactly.
 
-For z = W x + b and one example, dL/dW = (dL/db) xᵀ: every row of the weight gradient is a multiple
-of the input. Least squares over the rows gives x = dWᵀ db / (dbᵀ db), which uses the strong rows
-most and so bears noise best. The learning rate cancels, so an update serves as well as a gradient.
+For z = W x + b and one example, [dW | db] = (dL/db) [x | 1]: every row is a multiple of the input
+with a 1 behind it. The best rank-one fit of the matrix (total least squares) gives x as the right
+singular vector over its last entry. With noise of equal deviation on all entries it is the
+maximum-likelihood answer; least squares over the rows, dWᵀ db / (dbᵀ db), takes db for exact, and
+noise in db then pulls x towards 0. The learning rate cancels, so an update serves as well as a
+gradient.
 
 References:
     Phong et al., "Privacy-preserving deep learning via additively homomorphic encryption", 2018.
@@ -16,18 +19,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from attacks.federated.dense import first_dense_layer
-from fl_audit.attack_spec import (
-    AttackInput,
-    AttackSettings,
-    AttackSpec,
-    Reconstruction,
-    Reconstructions,
-)
+from attacks.federated.rounds import Source
+from attacks.reconstruction.observed import UpdateSettings, both_seats, observed, seat_notes
+from fl_audit.attack_spec import AttackInput, Reconstruction, Reconstructions
 from fl_audit.errors import InputError
-from fl_audit.threat_model import Observation
+
+_POWER_STEPS = 100
+_SETTLED = 1e-15  # change of a vector of length 1
 
 
-class Settings(AttackSettings):
+class Settings(UpdateSettings):
     """When an update counts as coming from a single example."""
 
     max_residual: float = Field(default=0.01, gt=0, lt=1)
@@ -67,7 +68,27 @@ def invert_linear(
             "the layer received no gradient, so nothing can be inverted",
             "Choose a round in which the client's loss is not yet zero.",
         )
-    return weight.T @ bias / power
+    return _rank_one(np.column_stack([weight, bias]), weight.T @ bias / power)
+
+
+def _rank_one(stacked: NDArray[np.float64], start: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The best rank-one fit's right singular vector over its last entry, by power iteration.
+
+    One step is exact for one example. With noise it takes some; a mixture may not settle, and its
+    residual says that it is one.
+    """
+    vector = np.append(start, 1.0)
+    vector /= np.linalg.norm(vector)
+    for _ in range(_POWER_STEPS):
+        last = vector
+        vector = stacked.T @ (stacked @ last)
+        vector /= np.linalg.norm(vector)
+        if np.linalg.norm(vector - last) < _SETTLED:
+            break
+    if vector[-1] == 0:
+        return start
+    result: NDArray[np.float64] = vector[:-1] / vector[-1]
+    return result
 
 
 def rank_one_residual(
@@ -82,29 +103,31 @@ def rank_one_residual(
     return float(np.linalg.norm(weight_grad - explained) / np.linalg.norm(weight_grad))
 
 
-def _run(given: AttackInput) -> Reconstructions:
-    view, claims, mixed, silent = given.view, [], 0, 0
-    for server_round in view.rounds:
-        for client in view.clients(server_round):
-            update = view.client_update(server_round, client)
-            weight_name, bias_name = first_dense_layer(update)
-            if bias_name is None:
-                raise InputError(
-                    "model",
-                    weight_name,
-                    "its first layer has no bias to divide by",
-                    "Inversion in closed form needs a dense first layer with a bias.",
-                )
-            weight, bias = update[weight_name], update[bias_name]
-            if not bias.any():
-                silent += 1
-                continue
-            found = invert_linear(weight, bias)
-            if rank_one_residual(weight, bias, found) > given.settings.max_residual:
-                mixed += 1
-                continue
-            claims.append(Reconstruction(server_round, client, found[None]))
-    notes = [f"{len(claims)} updates come from a single example and were inverted."]
+def _run(given: AttackInput, source: Source) -> Reconstructions:
+    settings: Settings = given.settings
+    claims, mixed, silent = [], 0, 0
+    for update in observed(given, source):
+        weight_name, bias_name = first_dense_layer(update.update)
+        if bias_name is None:
+            raise InputError(
+                "model",
+                weight_name,
+                "its first layer has no bias to divide by",
+                "Inversion in closed form needs a dense first layer with a bias.",
+            )
+        weight, bias = update.update[weight_name], update.update[bias_name]
+        if not bias.any():
+            silent += 1
+            continue
+        found = invert_linear(weight, bias)
+        if rank_one_residual(weight, bias, found) > settings.max_residual:
+            mixed += 1
+            continue
+        claims.append(
+            Reconstruction(update.round, update.client, found[None], behind=update.behind)
+        )
+    notes = [*seat_notes(given.view, source, settings)]
+    notes.append(f"{len(claims)} updates come from a single example and were inverted.")
     if mixed:
         notes.append(
             f"{mixed} updates are not explained by a single example (several examples or steps, "
@@ -115,11 +138,9 @@ def _run(given: AttackInput) -> Reconstructions:
     return Reconstructions(tuple(claims), tuple(notes))
 
 
-ATTACK = AttackSpec(
-    name="linear_inversion",
-    kind="reconstruction",
-    requires=Observation.CLIENT_UPDATES | Observation.GLOBAL_MODEL,
-    run=_run,
+ATTACK, LOCAL_ATTACK = both_seats(
+    "linear_inversion",
+    _run,
     reference="https://arxiv.org/abs/2003.14053",
     summary="A dense first layer gives back a single training example in closed form",
     settings=Settings,

@@ -29,13 +29,7 @@ def claim(planted: Planted, found: Peeled, given: AttackInput) -> Reconstruction
     order = np.argsort(-found.votes, kind="stable")[: planted.batch]
     shape = None if given.auxiliary is None else given.auxiliary.input_shape
     records = found.records[order].reshape(len(order), *(shape or (-1,)))
-    sure = 1 - 0.5 ** found.votes[order].astype(np.float64)
-    return Reconstruction(
-        planted.seen.round,
-        planted.seen.client,
-        records,
-        confidence=sure.reshape(len(order), *([1] * (records.ndim - 1))),
-    )
+    return Reconstruction(planted.seen.round, planted.seen.client, records)
 
 
 def run_planted(
@@ -54,20 +48,23 @@ def run_planted(
         InputError: If no client received a planted model.
     """
     proxy = _own_records(given)
-    claims, shares, silent, rough = [], [], 0, 0
+    claims, shares, silent, rough, firm = [], [], 0, 0, 0
     for planted in planted_updates(given, remedy):
         found = read(planted)
         if not len(found.records):
             silent += 1
             continue
         claims.append(claim(planted, found, given))
+        firm += int((found.votes > 1).sum())
         if planted.steps is not None and planted.steps > 1:  # theory is about one gradient
             rough += 1
         elif planted.batch is not None:
             share = expect(planted, proxy)
             shares += [] if share is None else [share]
     expected = {"recovered": float(np.mean(shares))} if shares else {}
-    return Reconstructions(tuple(claims), _notes(claims, silent, rough, given), expected)
+    return Reconstructions(
+        tuple(claims), _notes(claims, given, silent=silent, rough=rough, firm=firm), expected
+    )
 
 
 def _own_records(given: AttackInput) -> Matrix:
@@ -79,11 +76,14 @@ def _own_records(given: AttackInput) -> Matrix:
 
 
 def _notes(
-    claims: Sequence[Reconstruction], silent: int, rough: int, given: AttackInput
+    claims: Sequence[Reconstruction], given: AttackInput, *, silent: int, rough: int, firm: int
 ) -> tuple[str, ...]:
     """How much was found, and what makes it less than it could be."""
     total = sum(0 if c.inputs is None else len(c.inputs) for c in claims)
-    notes = [f"{total} records were read out of {len(claims)} updates."]
+    notes = [
+        f"{total} records were read out of {len(claims)} updates; {firm} of those found are "
+        "confirmed by a second row."
+    ]
     if silent:
         notes.append(f"{silent} updates held no record that could be told from a mixture or noise.")
     if given.auxiliary is None:

@@ -34,15 +34,14 @@ from attacks.reconstruction.observed import (
     observed,
     seat_notes,
 )
-from attacks.reconstruction.spear_layer import Evidence, Layer, Values, evidence
 from attacks.reconstruction.spear_deeper import with_next_layer
 from attacks.reconstruction.spear_found import Found
+from attacks.reconstruction.spear_layer import Evidence, Layer, Values, evidence
 from attacks.reconstruction.spear_peel import peel
 from attacks.reconstruction.spear_search import search
 from fl_audit.attack_spec import AttackInput, Reconstruction, Reconstructions
 from fl_audit.errors import InputError
 from fl_audit.threat_model import Knowledge
-
 
 _MOST_NOTES = 5  # different ones to report
 
@@ -99,7 +98,7 @@ class Budget:
         max_seconds: Time before giving up. With a limit, results depend on the machine.
     """
 
-    max_batch: int = 64
+    max_batch: int = 32
     max_tries: int = 400_000
     max_seconds: float = math.inf
 
@@ -173,8 +172,8 @@ def _batch(seen: Evidence, found: Found, tries: int, *, out: int, batch_size: in
         )
     if len(told.errors) < seen.rank:
         notes.append(
-            f"{len(told.errors)} of {seen.rank} examples were found; the search ended after {tries} "
-            "draws."
+            f"{len(told.errors)} of {seen.rank} examples were found; the search ended after "
+            f"{tries} draws."
         )
     if not told.is_sure.all():
         notes.append(
@@ -218,7 +217,7 @@ def _check(gradient: DenseGradient) -> None:
 class Settings(UpdateSettings):
     """Which updates, and how far to go."""
 
-    max_batch: int = Field(default=64, ge=1)
+    max_batch: int = Field(default=32, ge=1)
     """Updates that hold more examples than this are not attempted."""
     max_tries: int = Field(default=100_000, ge=0)
     """Draws of neurons for each update before giving up. 0 does without sampling."""
@@ -288,7 +287,8 @@ def _gradient(update: Observed, weight: str, bias: str, *, is_one_step: bool) ->
 
 def _rounding_unit(update: Observed) -> float:
     name, _ = first_dense_layer(update.update)
-    return float(np.finfo(update.model[name].dtype).eps) / 2
+    is_double = update.model[name].dtype == np.float64
+    return float(np.finfo(np.float64 if is_double else np.float32).eps) / 2
 
 
 def _claim(update: Observed, batch: Batch) -> Reconstruction:

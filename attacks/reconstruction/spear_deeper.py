@@ -14,7 +14,7 @@ from attacks.reconstruction.spear_found import Found
 from attacks.reconstruction.spear_layer import SIGMAS, Evidence, Layer, Values, mask_of
 from attacks.reconstruction.spear_peel import peel
 
-_SPAN = 1e-6  # of an input: what may lie outside the row space
+_SPAN = 1e-6  # of an input: what may be in doubt
 
 
 def with_next_layer(seen: Evidence, found: Found, layer: Layer, after: Evidence | None) -> Found:
@@ -78,10 +78,14 @@ def _adopt_outputs(seen: Evidence, found: Found, hidden: Values, errors: Values)
         if on.sum() <= seen.rank:
             continue
         left = np.vstack([system[on], seen.basis[-1]])
-        direction = np.linalg.lstsq(left, np.append(output[on], 1.0), rcond=None)[0]
+        inverse = np.linalg.pinv(left)
+        direction = inverse @ np.append(output[on], 1.0)
         size = np.abs(layer.weight) @ np.abs(seen.inputs(direction)) + np.abs(layer.bias)
         margin = SIGMAS * (error + seen.precision * size)
         fits = np.abs(np.maximum(system @ direction, 0.0) - output) <= margin
-        mask = mask_of(seen, direction) if fits.all() else None
+        doubt = float(np.linalg.norm(inverse, 2) * margin.max())
+        if doubt > _SPAN * np.linalg.norm(direction) or not fits.all():
+            continue
+        mask = mask_of(seen, direction)
         if mask is not None:
             found.add(mask, direction, is_adopted=True)

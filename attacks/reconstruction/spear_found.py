@@ -102,10 +102,10 @@ class Found:
         directions, masks, places = self.known(seen.rank)
         is_vague = any(mask.others.shape[1] for mask in self.masks)
         if len(places) == seen.rank and is_vague:
-            masks = np.linalg.inv(directions)
+            masks = _inverse(directions)
         elif len(self) == seen.rank:
             masks, places = self.vectors(seen.rank), np.arange(seen.rank)
-            directions = np.linalg.inv(masks)
+            directions = _inverse(masks)
         directions = seen.scaled(directions)
         scale = np.einsum("ib,bi->i", directions, masks)
         spreads = [self.masks[place].spread for place in places]
@@ -125,6 +125,10 @@ class Found:
                 apart[place] = 1.0
                 shared |= apart < _SHARED
         return shared & ~np.array(self.adopted, dtype=np.bool_)
+
+
+def _inverse(matrix: Values) -> Values:
+    return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
 
 
 def is_independent(vectors: Values, vector: Values) -> bool:

@@ -66,7 +66,7 @@ class Evidence:
     @property
     def rank(self) -> int:
         """Examples that the gradient tells apart."""
-        return self.basis.shape[1]
+        return int(self.basis.shape[1])
 
     def inputs(self, directions: Values) -> Values:
         """Examples that belong to directions, (..., rank) -> (..., in)."""

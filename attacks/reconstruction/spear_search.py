@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from attacks.reconstruction.spear_layer import SIGMAS, Evidence, Values, mask_of
 from attacks.reconstruction.spear_found import Found, is_independent
+from attacks.reconstruction.spear_layer import SIGMAS, Evidence, Values, mask_of
 
 _CHUNK = 4096  # draws at a time
 _PROBE = 64  # rows that a draw is first tried on
-_PASSED = 20  # one draw in so many is tried on all rows
+_PASSED = 0.1  # share of those that a draw must vanish on to be tried on all
+_REFITS = 200  # masks to fit to all their rows, of one chunk
+_TINY = np.finfo(np.float64).tiny
 _SHARES = (0.4, 0.25, 0.6, 1.0)  # of the rows, most often off first, that draws are taken from
 _POOL = 400  # masks to keep
 _SAME = 1e-9  # 1 - |cosine| of what two masks give, if they are one
@@ -98,15 +100,18 @@ class _Pool:
 
     def add(self, vectors: Values, rng: np.random.Generator) -> bool:
         """Keep what vanishes on more rows than it must; say whether there is anything new."""
-        probe = rng.choice(len(self._rows), size=min(_PROBE, len(self._rows)), replace=False)
+        size = min(_PROBE, len(self._rows))
+        probe = rng.choice(len(self._rows), size=size, replace=False)
         hits = (np.abs(vectors @ self._rows[probe].T) <= SIGMAS).sum(axis=1)
-        vectors = vectors[np.argsort(-hits, kind="stable")[: max(1, len(vectors) // _PASSED)]]
-        is_zero = np.abs(vectors @ self._rows.T) <= SIGMAS
+        vectors = vectors[hits >= _PASSED * size]
+        signals = vectors @ self._rows.T
+        is_zero = np.abs(signals) <= SIGMAS
         counts = is_zero.sum(axis=1)
+        signals /= np.maximum(np.linalg.norm(signals, axis=1), _TINY)[:, None]
+        is_known = (np.abs(signals @ self._signals.T) > 1 - _SAME).any(axis=1)
+        fresh = np.flatnonzero(~is_known & (counts > self._rows.shape[1] + 1))
         is_new = False
-        for place in np.argsort(-counts, kind="stable"):
-            if counts[place] <= self._rows.shape[1] + 1:
-                break
+        for place in fresh[np.argsort(-counts[fresh], kind="stable")][:_REFITS]:
             is_new |= self._keep(is_zero[place])
         best = np.argsort(-self._zeros, kind="stable")[:_POOL]
         self.vectors, self._zeros = self.vectors[best], self._zeros[best]

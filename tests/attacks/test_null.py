@@ -52,6 +52,7 @@ RUNS: dict[str, str] = {
     "imprint": "imprint_run",
     "local_ascent_response": "client_ascent_run",
     "local_label_counts": "sums_run",
+    "local_linear_inversion": "pair_run",
     "local_tabular": "table_run",
     "local_token_recovery": "token_run",
     "local_token_sets": "token_run",
@@ -67,6 +68,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {"iterations": 300, "most_updates": 4} for name in INVERSIONS},
     # seat 0: the sum of two clients' single rows
     "local_tabular": {"seat": 0, "restarts": 2, "iterations": 200, "most_updates": 3},
+    "local_linear_inversion": {"seat": 0},
     "local_token_recovery": {"seat": 0},
     "tabular": {"restarts": 2, "iterations": 120, "most_updates": 4},
     "token_recovery": {"most_updates": 10},
@@ -80,6 +82,16 @@ def sums_run(run_tables: Callable[..., Path]) -> Path:
     return run_tables(
         "sums",
         federation={"rounds": 30},
+        training={"algorithm": "fedsgd", "batch_size": 1},
+    )
+
+
+@pytest.fixture(scope="session")
+def pair_run(run_tables: Callable[..., Path]) -> Path:
+    """Two FedSGD clients with one digit a round: each sees the other's update in the sum."""
+    return run_tables(
+        "pair",
+        federation={"clients": 2, "rounds": 10},
         training={"algorithm": "fedsgd", "batch_size": 1},
     )
 

@@ -10,7 +10,8 @@ seeds 0-2, beside the prior-only baseline: the mean of the other five photograph
 default, reference: `second_order` without refinement within 500 gradient evaluations against
 `inverting_gradients` with 2,400 iterations, at both initialisations.
 refine: `second_order` with Levenberg-Marquardt, gradients in float64: share of images at 60 dB.
-fedavg: four local steps on four tiles, unrolled against read as one gradient, same client.
+fedavg: four local steps on four tiles in an order that only the client knows, unrolled against read
+as one gradient, same update, labels known as counts.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from PIL import Image
+from scipy.optimize import linear_sum_assignment
 
 from attacks.reconstruction.metrics import psnr
 from attacks.reconstruction.optimisation.engine import invert_gradients
@@ -96,9 +98,9 @@ def _fedavg() -> None:
             rng = np.random.default_rng(seed)
             rows = rng.permutation(len(records))[:4]
             inputs = torch.from_numpy(records.inputs[rows])
-            labels = torch.from_numpy(rng.permutation(10)[:4])
+            labels = torch.from_numpy(np.sort(rng.permutation(10)[:4]))
             model = _model("default", seed)
-            update = simulated_update(model, inputs, labels, training, rate, rng=_InOrder())
+            update = simulated_update(model, inputs, labels, training, rate, rng=rng)
             gradient = pseudo_gradient(update, rate, 4)
             plan = LocalPlan(training, rate, 4)
             for name, own in (("unrolled", plan), ("one gradient", None)):
@@ -107,22 +109,24 @@ def _fedavg() -> None:
                     gradient,
                     input_shape=SHAPE,
                     labels=labels,
-                    config=preset("fedavg_multi_step"),
+                    config=preset("fedavg_multi_step", bounds=(0.0, 1.0)),
                     generator=torch.Generator().manual_seed(seed),
                     plan=own,
                 )
-                pairs = zip(found.inputs, inputs.double().numpy(), strict=True)
-                results[name].append(float(np.mean([psnr(a, b) for a, b in pairs])))
+                results[name].append(_matched(found.inputs, inputs.double().numpy()))
         for name, values in results.items():
-            print(f"fedavg, 4 steps, rate {rate}, {name}: {mean_ci(np.array(values))} dB", flush=True)
+            print(
+                f"fedavg, 4 steps, rate {rate}, {name}: {mean_ci(np.array(values))} dB", flush=True
+            )
 
 
-class _InOrder:
-    """Stands for a generator that does not shuffle: the order is then known to the plan, too."""
-
-    def permutation(self, num: int) -> np.ndarray:
-        """0 to num - 1."""
-        return np.arange(num)
+def _matched(found: np.ndarray, originals: np.ndarray) -> float:
+    """Mean PSNR of the pairing with the least total error."""
+    cost = np.array([[np.mean((a - b) ** 2) for b in originals] for a in found])
+    rows, columns = linear_sum_assignment(cost)
+    return float(
+        np.mean([psnr(found[r], originals[c]) for r, c in zip(rows, columns, strict=True)])
+    )
 
 
 def _invert(

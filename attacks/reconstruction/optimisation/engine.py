@@ -26,6 +26,7 @@ from attacks.reconstruction.optimisation.config import InversionConfig
 from attacks.reconstruction.optimisation.finish import finish
 from attacks.reconstruction.optimisation.labelling import find_labels
 from attacks.reconstruction.optimisation.objectives import Objective, build_objective
+from attacks.reconstruction.optimisation.orders import best_order
 from attacks.reconstruction.optimisation.plan import LocalPlan
 from attacks.reconstruction.optimisation.presets import preset
 from attacks.reconstruction.optimisation.problem import Point, Problem
@@ -38,7 +39,7 @@ from attacks.reconstruction.optimisation.regularisers import (
     running_moments,
 )
 from attacks.reconstruction.optimisation.result import Inversion
-from attacks.reconstruction.optimisation.search import Tick, adam, lbfgs
+from attacks.reconstruction.optimisation.search import Found, Tick, adam, lbfgs
 from attacks.reconstruction.optimisation.simulation import LocalSteps, OneGradient, Simulation
 from attacks.reconstruction.optimisation.smoothness import kinks
 from attacks.reconstruction.optimisation.start import find_scale, start
@@ -144,10 +145,21 @@ def invert_gradients(
     point = Point(start(config.start, shape, scale, generator), logits)
     uses_lbfgs, notes = _chooses_lbfgs(module, config, point)
     notes += _left_out(model, config)
-    search = (
-        lbfgs(problem, point, tick=tick) if uses_lbfgs else adam(problem, point, scale, tick=tick)
-    )
-    return finish(problem, search, scale, plan, classes, [*given.notes, *notes], tick)
+
+    def search(task: Problem, tick: Tick | None = None) -> Found:
+        one = point if task.config.restarts == config.restarts else point.first()
+        return lbfgs(task, one, tick=tick) if uses_lbfgs else adam(task, one, scale, tick=tick)
+
+    if plan is not None and plan.steps > 1 and problem.labels is not None:
+        problem, tried = best_order(problem, plan, given.classes, search, generator)
+        notes, classes = [*notes, *tried], _labels(problem)
+    found = search(problem, tick)
+    return finish(problem, found, scale, plan, classes, [*given.notes, *notes], tick)
+
+
+def _labels(problem: Problem) -> Tensor:
+    assert problem.labels is not None  # checked by the caller
+    return problem.labels
 
 
 def _copy(model: torch.nn.Module, config: InversionConfig) -> torch.nn.Module:

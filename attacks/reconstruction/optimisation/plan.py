@@ -32,12 +32,16 @@ class LocalPlan:
         rate: Learning rate of the round.
         num_examples: Records that it went through.
         epoch_prior: Weight of the squared distance between epochs' mean inputs.
+        orders: Sequences of labels to try, if there are several steps; 1: the given one alone.
+        trial: Evaluations of the objective's gradient for each.
     """
 
     training: LocalTraining
     rate: float
     num_examples: int
     epoch_prior: float = 0.1
+    orders: int = 24
+    trial: int = 60
 
     def __post_init__(self) -> None:
         if self.num_examples < 1 or not self.rate > 0:

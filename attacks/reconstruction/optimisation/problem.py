@@ -41,6 +41,10 @@ class Point:
     inputs: Tensor
     logits: Tensor | None = None
 
+    def first(self) -> Point:
+        """Its first restart alone."""
+        return Point(self.inputs[:1], None if self.logits is None else self.logits[:1])
+
     def parts(self) -> list[Tensor]:
         """The tensors that are searched."""
         return [self.inputs] if self.logits is None else [self.inputs, self.logits]

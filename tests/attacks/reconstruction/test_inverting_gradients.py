@@ -7,7 +7,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from fl_audit.cli import app
+from fl_audit.cli.main import app
 from tests.attacks.reconstruction.test_gradient_inversion import attacked
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from attacks.audit import audit_run
 from attacks.reconstruction.linear import invert_linear, rank_one_residual
@@ -14,6 +16,7 @@ from fl_audit.errors import InputError
 from fl_audit.game import read_truth
 from fl_audit.results import ReconstructionResult
 from fl_audit.run_directory import RunDirectory
+from simulations.data.builtin import tiles
 
 SEED = 20_261_123
 
@@ -32,6 +35,32 @@ def test_least_squares_bears_noise_better_than_the_strongest_row() -> None:
     noisy = np.outer(signal, inputs) + rng.normal(0, 0.1, (128, 64))
     best = int(np.abs(signal).argmax())
     assert psnr(invert_linear(noisy, signal), inputs) > psnr(noisy[best] / signal[best], inputs)
+
+
+def test_the_rank_one_fit_is_not_pulled_to_zero_by_noise_in_the_bias() -> None:
+    """Noise on both gradients: least squares over the rows shrinks the input, this does not."""
+    rng = np.random.default_rng(SEED)
+    inputs, signal = rng.random(640), rng.normal(size=1280)
+    weight = np.outer(signal, inputs) + rng.normal(0, 0.5, (1280, 640))
+    bias = signal + rng.normal(0, 0.5, 1280)
+    squares = weight.T @ bias / (bias @ bias)
+    found = invert_linear(weight, bias)
+    assert psnr(found, inputs) > psnr(squares, inputs) + 3
+    exact = np.linalg.svd(np.column_stack([weight, bias]), full_matrices=False)[2][0]
+    np.testing.assert_allclose(found, exact[:-1] / exact[-1], atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float64, 140.0), (torch.float32, 120.0)])
+def test_a_photograph_comes_back_from_a_wide_net(dtype: torch.dtype, least: float) -> None:
+    torch.manual_seed(0)
+    first = torch.nn.Linear(3072, 1024)
+    net = torch.nn.Sequential(first, torch.nn.ReLU(), torch.nn.Linear(1024, 10)).to(dtype)
+    picture = tiles().records.inputs[100].reshape(1, -1)
+    logits = net(torch.from_numpy(picture).to(dtype))
+    loss = torch.nn.functional.cross_entropy(logits, torch.tensor([3]))
+    weight, bias = torch.autograd.grad(loss, [first.weight, first.bias])
+    found = invert_linear(weight.double().numpy(), bias.double().numpy())
+    assert psnr(found, picture[0].astype(np.float64)) >= least
 
 
 def test_a_mixture_is_recognised_without_the_truth() -> None:
@@ -71,3 +100,19 @@ def test_epochs_of_many_examples_are_left_alone(digits_run: Path) -> None:
     assert isinstance(result, ReconstructionResult)
     assert result.record.num_targets == 0
     assert "30 updates are not explained by a single example" in " ".join(result.record.notes)
+
+
+def test_a_client_inverts_the_only_other_one(run_tables: Callable[..., Path]) -> None:
+    run = run_tables(
+        "two-clients",
+        federation={"clients": 2, "rounds": 3},
+        training={"algorithm": "fedsgd", "batch_size": 1},
+    )
+    local = {"name": "local_linear_inversion", "seat": 0}
+    (result,) = audit_run(run, attacks=[local])
+    assert isinstance(result, ReconstructionResult), result.record
+    assert result.record.num_targets == 3
+    assert result.record.metrics["psnr_db"].value > 80  # two float32 averages round the sum
+    (result,) = audit_run(run, attacks=["local_linear_inversion"])
+    assert isinstance(result, ReconstructionResult), result.record
+    assert result.record.num_targets == 0  # sums of two different digits

@@ -93,6 +93,9 @@ def test_most_noise_is_rarely_passed() -> None:
     squares = rng.chisquare(D, size=20_000)
     assert squares.max() < most_noise(D)
     assert most_noise(D) < 3.5 * D  # and not so large that it hides a record
+    weak = np.zeros((1, D + 1))
+    weak[0, -1] = 0.7  # its last entry is seven deviations, but all of it is no more than noise
+    assert not could_be_records(weak, np.full(1, 0.01), BOUNDS).any()
 
 
 def test_expected_shares_follow_the_pattern_of_firing() -> None:

@@ -1,0 +1,270 @@
+"""SPEAR: whole batches exactly, doubt where a gradient does not decide, and silence otherwise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from attacks.audit import audit_run
+from attacks.reconstruction.metrics import EXACT
+from attacks.reconstruction.spear import Batch, Budget, DenseGradient, spear
+from attacks.reconstruction.spear_found import Found
+from attacks.reconstruction.spear_layer import Layer, evidence, numerical_rank
+from attacks.reconstruction.spear_peel import parallel_rows
+from attacks.reconstruction.spear_search import search
+from fl_audit.errors import InputError
+from fl_audit.results import ReconstructionResult
+from simulations.data.builtin import tiles
+
+SEED = 20_261_125
+Values = NDArray[np.float64]
+
+
+def gradients(
+    inputs: Values, dtype: torch.dtype, seed: int, *, activation: type[nn.Module] = nn.ReLU
+) -> list[DenseGradient]:
+    """Gradients of the SPEAR net's first two layers, mean cross-entropy, labels at random."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    width = inputs.shape[1]
+    layers = [nn.Linear(width, 400), activation(), nn.Linear(400, 200), activation()]
+    net = nn.Sequential(*layers, nn.Linear(200, 10)).to(dtype)
+    labels = torch.from_numpy(rng.integers(0, 10, len(inputs)))
+    loss = nn.functional.cross_entropy(net(torch.from_numpy(inputs).to(dtype)), labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    found = []
+    for dense in (net[0], net[2]):
+        assert isinstance(dense, nn.Linear)
+        assert dense.weight.grad is not None
+        assert dense.bias.grad is not None
+        layer = Layer(_array(dense.weight), _array(dense.bias))
+        found.append(DenseGradient(dense.weight.grad.numpy(), dense.bias.grad.numpy(), layer))
+    return found
+
+
+def _array(parameter: torch.Tensor) -> Values:
+    return np.asarray(parameter.detach().numpy(), dtype=np.float64)
+
+
+def photographs(num: int, seed: int) -> Values:
+    pictures = tiles().records.inputs
+    rows = np.random.default_rng(seed).choice(len(pictures), num, replace=False)
+    return pictures[rows].reshape(num, -1).astype(np.float64)
+
+
+def invert(found: list[DenseGradient], **options: int) -> Batch:
+    rng = np.random.default_rng(SEED)
+    budget = Budget(max_tries=options.get("max_tries", 20_000))
+    return spear(found[0], rng=rng, following=found[1], budget=budget)
+
+
+def nearest(batch: Batch, inputs: Values) -> Values:
+    """Largest error of each reconstruction, against the nearest original."""
+    errors: Values = np.abs(batch.inputs[:, None] - inputs[None]).max(axis=-1).min(axis=1)
+    return errors
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("num", [1, 2, 4, 8])
+def test_every_photograph_of_a_batch_comes_back(num: int, dtype: torch.dtype) -> None:
+    for seed in range(2):
+        inputs = photographs(num, seed)
+        batch = invert(gradients(inputs, dtype, seed))
+        assert batch.is_sure.all()
+        assert len(batch.inputs) == batch.rank == num
+        assert (nearest(batch, inputs) < EXACT).all()
+
+
+def test_sampling_alone_finds_a_batch_and_repeats_itself() -> None:
+    """Gaussian inputs, nothing subtracted first: the paper's part by itself."""
+    inputs = np.random.default_rng(SEED).normal(size=(6, 600))
+    first, _ = gradients(inputs, torch.float64, 0)
+    weight, bias = first.weight.astype(np.float64), first.bias.astype(np.float64)
+    seen = evidence(weight, bias, (first.layer,), precision=2.0**-53, batch_size=None)
+    assert seen is not None
+    results = []
+    for _ in range(2):
+        found = Found()
+        rng = np.random.default_rng(SEED)
+        tries = search(seen, found, rng=rng, max_tries=40_960, deadline=math.inf)
+        assert 0 < tries < 40_960
+        results.append(seen.inputs(found.solution(seen).directions))
+    errors = np.abs(results[0][:, None] - inputs[None]).max(axis=-1).min(axis=0)
+    assert (errors < EXACT).all()
+    assert results[0].tobytes() == results[1].tobytes()
+
+
+def test_sampling_takes_over_where_no_example_is_alone() -> None:
+    inputs = np.random.default_rng(SEED).normal(size=(13, 600))
+    first, _ = gradients(inputs, torch.float64, 0)
+    batch = spear(first, rng=np.random.default_rng(SEED), budget=Budget(max_tries=0))
+    assert not len(batch.inputs)
+    assert "0 of 13 examples were found" in batch.notes[0]
+    late = Budget(max_tries=200_000, max_seconds=0.0)
+    assert spear(first, rng=np.random.default_rng(SEED), budget=late).tries == 0
+    batch = spear(first, rng=np.random.default_rng(SEED), budget=Budget(max_tries=200_000))
+    assert batch.is_sure.sum() == 13
+    assert (nearest(batch, inputs) < EXACT).all()
+
+
+def test_signals_and_inputs_explain_the_gradient() -> None:
+    inputs = photographs(4, 0)
+    found = gradients(inputs, torch.float64, 0)
+    batch = invert(found)
+    np.testing.assert_allclose(batch.signals.T @ batch.inputs, found[0].weight, atol=1e-14)
+    np.testing.assert_allclose(batch.signals.sum(axis=0), found[0].bias, atol=1e-14)
+    on = batch.inputs @ found[0].layer.weight.T + found[0].layer.bias > 0
+    assert ((np.abs(batch.signals) > 1e-12) == on).all()
+
+
+def test_errors_are_foretold() -> None:
+    """White noise on the gradient; the errors come from what the attacker knows alone."""
+    inputs = photographs(4, 3)
+    first, second = gradients(inputs, torch.float64, 3)
+    rng = np.random.default_rng(SEED)
+    std = 1e-6 * float(np.abs(first.weight).max())
+    noisy = DenseGradient(
+        first.weight + rng.normal(0, std, first.weight.shape),
+        first.bias + rng.normal(0, std, first.bias.shape),
+        first.layer,
+    )
+    batch = invert([noisy, second])
+    assert batch.is_sure.all()
+    rms = np.sqrt(((batch.inputs[:, None] - inputs) ** 2).mean(axis=-1)).min(axis=1)
+    assert (rms < 4 * batch.errors).all()
+    assert (batch.errors < 100 * rms).all()
+
+
+def test_equal_examples_count_as_one() -> None:
+    inputs = photographs(3, 1)
+    first, second = gradients(inputs[[0, 1, 2, 2]], torch.float64, 1)
+    batch = spear(first, rng=np.random.default_rng(0), following=second, batch_size=4)
+    assert batch.rank == 3
+    assert "3 of 4 examples can be told apart" in batch.notes[0]
+    assert (nearest(batch, inputs) < EXACT).all()
+
+
+def test_examples_that_turn_on_the_same_neurons_everywhere_are_not_claimed() -> None:
+    """Two shades of one picture act as one through every layer: mixtures fit as well."""
+    inputs = photographs(5, 2)
+    inputs[1] = inputs[0] * (1 + 1e-4)
+    batch = invert(gradients(inputs, torch.float64, 2), max_tries=4096)
+    assert (nearest(batch, inputs)[batch.is_sure] < EXACT).all()
+    assert not (np.abs(batch.inputs[batch.is_sure] - inputs[0]).max(axis=1) < 1e-3).any()
+    assert batch.notes
+
+
+def test_the_next_layer_tells_apart_what_this_one_cannot() -> None:
+    inputs = photographs(8, 5)  # every neuron that one of them turns on, another does too
+    rng = np.random.default_rng(SEED)
+    first, second = gradients(inputs, torch.float64, 5)
+    on = inputs @ first.layer.weight.T + first.layer.bias > 0
+    nested = [(a, b) for a in range(8) for b in range(8) if a != b and not (on[a] & ~on[b]).any()]
+    assert nested
+    alone = spear(first, rng=rng, budget=Budget(max_tries=4096))
+    both = spear(first, rng=rng, following=second, budget=Budget(max_tries=4096))
+    assert alone.is_sure.sum() < 8
+    assert (nearest(alone, inputs)[alone.is_sure] < EXACT).all()
+    assert both.is_sure.sum() == 8
+    assert (nearest(both, inputs) < EXACT).all()
+
+
+def test_nothing_is_claimed_of_smooth_nets_noise_and_full_rank() -> None:
+    inputs = photographs(4, 0)
+    smooth = invert(gradients(inputs, torch.float64, 0, activation=nn.Tanh), max_tries=4096)
+    assert smooth.rank == 4
+    assert not smooth.is_sure.any()
+    first, _ = gradients(inputs, torch.float64, 0)
+    rng = np.random.default_rng(SEED)
+    noise = DenseGradient(rng.normal(size=(400, 3072)), rng.normal(size=400), first.layer)
+    batch = spear(noise, rng=rng)
+    assert batch.rank is None
+    assert "no low rank" in batch.notes[0]
+    small = spear(first, rng=rng, budget=Budget(max_batch=3))
+    assert len(small.inputs) == 0
+    assert "holds 4 examples" in small.notes[0]
+
+
+def test_rank_is_that_of_the_signal_under_noise() -> None:
+    rng = np.random.default_rng(SEED)
+    signal = rng.normal(size=(60, 5)) @ rng.normal(size=(5, 200))
+    for std, rank in ((0.0, 5), (1e-3, 5), (0.1, 5), (1e3, 0)):
+        noisy = signal + std * rng.normal(size=signal.shape)
+        singular = np.asarray(np.linalg.svd(noisy, compute_uv=False), dtype=np.float64)
+        assert numerical_rank(singular, 200, 1e-16) == rank
+
+
+def test_parallel_rows_are_grouped_and_mixtures_are_not() -> None:
+    rng = np.random.default_rng(SEED)
+    first, second = rng.normal(size=(2, 6)) * 1e6
+    rows = np.vstack([first, -2 * first, 0.5 * first, second, second + 1e-3 * first, np.zeros(6)])
+    groups = parallel_rows(rows + rng.normal(size=rows.shape))
+    assert [list(group) for group in groups] == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "message"),
+    [
+        (np.ones((3, 2)), np.ones(2), "shapes"),
+        (np.full((3, 2), np.nan), np.ones(3), "finite"),
+        (np.ones((3, 2)), np.zeros(3), "no gradient"),
+    ],
+)
+def test_bad_gradients_are_refused(weight: Values, bias: Values, message: str) -> None:
+    layer = Layer(np.ones((3, 2)), np.ones(3))
+    with pytest.raises(InputError, match=message):
+        spear(DenseGradient(weight, bias, layer), rng=np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def batches_run(run_tables: Callable[..., Path]) -> Path:
+    """Three FedSGD clients with four digits a round."""
+    return run_tables(
+        "batches",
+        federation={"clients": 3, "rounds": 3},
+        model={"name": "mlp", "hidden": [200, 100]},
+        training={"algorithm": "fedsgd", "batch_size": 4},
+    )
+
+
+@pytest.mark.parametrize(("name", "size"), [("spear", 9), ("local_spear", 3)])
+def test_batches_and_sums_come_back_from_flower_rounds(
+    name: str, size: int, batches_run: Path
+) -> None:
+    (result,) = audit_run(batches_run, attacks=[name])
+    assert isinstance(result, ReconstructionResult), result.record
+    assert result.record.num_targets == size
+    assert f"36 inputs from {size} of {size} updates are confirmed." in result.record.notes
+    assert result.record.metrics["recovered"].value == 1.0
+    assert result.record.metrics["psnr_db"].value > 100  # float32 weights round the update
+
+
+def test_epochs_over_few_records_come_back_too(run_tables: Callable[..., Path]) -> None:
+    """Two local epochs over six records, in batches of three: four steps, one low rank."""
+    run = run_tables(
+        "epochs",
+        federation={"clients": 3, "rounds": 2},
+        data={"examples_per_client": 6},
+        game={"members": 6},
+        model={"name": "mlp", "hidden": [200, 100]},
+        training={"local_epochs": 2, "batch_size": 3, "learning_rate": 0.01},
+    )
+    (result,) = audit_run(run, attacks=["spear"])
+    assert isinstance(result, ReconstructionResult), result.record
+    assert result.record.num_targets == 6
+    assert result.record.metrics["recovered"].value > 0.9
+    assert result.record.metrics["psnr_db"].value > 90
+
+
+def test_updates_of_many_steps_on_many_records_are_left_alone(digits_run: Path) -> None:
+    (result,) = audit_run(digits_run, attacks=["spear"])
+    assert isinstance(result, ReconstructionResult), result.record
+    assert result.record.num_targets == 0
+    assert "0 inputs from 0 of 30 updates are confirmed." in result.record.notes
