@@ -98,7 +98,7 @@ class Budget:
         max_seconds: Time before giving up. With a limit, results depend on the machine.
     """
 
-    max_batch: int = 32
+    max_batch: int = 16
     max_tries: int = 400_000
     max_seconds: float = math.inf
 
@@ -141,7 +141,7 @@ def spear(
     found, tries = Found(), 0
     deadline = time.monotonic() + budget.max_seconds
     peel(seen, found)
-    if following is not None and found.is_open(seen.rank):
+    if following is not None and found.is_open(seen):
         after = _evidence(following, unit, seen.rank)
         found = with_next_layer(seen, found, gradient.layer, after)
     if len(found) < seen.rank:
@@ -217,7 +217,7 @@ def _check(gradient: DenseGradient) -> None:
 class Settings(UpdateSettings):
     """Which updates, and how far to go."""
 
-    max_batch: int = Field(default=32, ge=1)
+    max_batch: int = Field(default=16, ge=1)
     """Updates that hold more examples than this are not attempted."""
     max_tries: int = Field(default=100_000, ge=0)
     """Draws of neurons for each update before giving up. 0 does without sampling."""

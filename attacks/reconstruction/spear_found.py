@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from attacks.reconstruction.spear_layer import Evidence, Mask, Values
 
 _NEW = 1e-6  # what must tell a mask or an input from those that are known, relative
-_SHARED = 1e-3  # distance of a mask from what else fits another example's, if it fits too
+_SHARED = 1e-5  # cosine of a direction with what may be added to another example's mask
 _VAGUE = 0.05  # error, relative to the largest value, above which an input is not known
 
 
@@ -48,9 +48,9 @@ class Found:
     def __len__(self) -> int:
         return len(self.masks)
 
-    def is_open(self, rank: int) -> bool:
-        """Whether an example is missing, or could be a mixture."""
-        return len(self) < rank or bool(self.is_shared(rank).any())
+    def is_open(self, seen: Evidence) -> bool:
+        """Whether an example is missing, or not sure."""
+        return len(self) < seen.rank or not self.solution(seen).is_sure.all()
 
     def vectors(self, rank: int) -> Values:
         """Columns of A that are known, shape (rank, k)."""
@@ -111,20 +111,28 @@ class Found:
         spreads = [self.masks[place].spread for place in places]
         errors = _errors(seen, spreads, directions, scale)
         sizes = np.abs(seen.inputs(directions)).max(axis=1)
-        is_sure = ~self.is_shared(seen.rank)[places] & (errors <= _VAGUE * sizes)
+        is_sure = ~self._is_shared(directions, places) & (errors <= _VAGUE * sizes)
         return Solution(directions, masks / scale, errors, is_sure)
 
-    def is_shared(self, rank: int) -> NDArray[np.bool_]:
-        """Examples that the mask of another leaves undetermined, shape (k,)."""
-        vectors = self.vectors(rank)
-        shared = np.zeros(len(self), dtype=np.bool_)
-        for place, mask in enumerate(self.masks):
-            if mask.others.shape[1]:
-                null = np.column_stack([mask.vector, mask.others])
-                apart = np.linalg.norm(vectors - null @ (null.T @ vectors), axis=0)
-                apart[place] = 1.0
-                shared |= apart < _SHARED
-        return shared & ~np.array(self.adopted, dtype=np.bool_)
+    def _is_shared(self, directions: Values, places: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Examples that the mask of another leaves undetermined, shape (k,).
+
+        What else vanishes where a mask does may be added to it, at any weight. That changes the
+        directions which are not orthogonal to it, unless they are known from the next layer.
+        """
+        shared = np.zeros(len(places), dtype=np.bool_)
+        lengths = np.linalg.norm(directions, axis=1)
+        for own, place in enumerate(places):
+            mask, direction = self.masks[place], directions[own]
+            if not mask.others.shape[1]:
+                continue
+            along = (direction @ mask.others) / (direction @ mask.vector)
+            free = mask.others - np.outer(mask.vector, along)
+            free /= np.linalg.norm(free, axis=0)
+            weights = np.abs(directions @ free).max(axis=1) / lengths
+            weights[own] = 0.0
+            shared |= weights > _SHARED
+        return shared & ~np.array(self.adopted, dtype=np.bool_)[places]
 
 
 def _inverse(matrix: Values) -> Values:

@@ -45,7 +45,7 @@ def search(
     # masks of the others are orthogonal to the inputs that are known
     space = np.linalg.svd(directions, full_matrices=True)[2][len(directions) :].T
     rows = seen.rows @ space
-    order = _most_often_off(seen, found)
+    order = most_often_off(seen, found)
     pool = _Pool(rows)
     tries = 0
     while tries < max_tries and time.monotonic() < deadline:
@@ -155,7 +155,7 @@ def _use(seen: Evidence, found: Found, vectors: Values) -> None:
                 is_any_new |= found.add(mask, None)
 
 
-def _most_often_off(seen: Evidence, found: Found) -> NDArray[np.int64]:
+def most_often_off(seen: Evidence, found: Found) -> NDArray[np.int64]:
     """Neurons in the order of what they are given by the average of the examples not yet known."""
     rest = found.remainder(seen) * seen.noise[:, None]
     bias = rest @ seen.basis[-1]

@@ -25,7 +25,7 @@ from attacks.reconstruction.spear import Budget, DenseGradient, spear
 from attacks.reconstruction.spear_layer import Layer
 from simulations.data.builtin import tiles
 
-MAX_TRIES = 400_000
+MAX_TRIES = 100_000
 
 
 def drawn(num: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -68,7 +68,7 @@ def line(num: int, batches: int, kind: str, dtype: torch.dtype) -> None:
             first,
             rng=np.random.default_rng(seed),
             following=None if kind == "one layer" else second,
-            budget=Budget(max_tries=MAX_TRIES),
+            budget=Budget(max_batch=num, max_tries=MAX_TRIES),
         )
         seconds.append(time.perf_counter() - start)
         tries.append(batch.tries)

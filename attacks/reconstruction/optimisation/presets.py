@@ -51,7 +51,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Dimitrov et al., TMLR 2022: local steps unrolled, epochs apart and alike on average
     "fedavg_multi_step": {
         "objective": "cosine",
-        "total_variation": 1e-4,
+        "total_variation": 1e-6,
         "optimiser": "auto",
         "signed": "hard",
         "learning_rate": 0.1,

@@ -16,9 +16,9 @@ from attacks.audit import audit_run
 from attacks.reconstruction.metrics import EXACT
 from attacks.reconstruction.spear import Batch, Budget, DenseGradient, spear
 from attacks.reconstruction.spear_found import Found
-from attacks.reconstruction.spear_layer import Layer, evidence, numerical_rank
+from attacks.reconstruction.spear_layer import Evidence, Layer, evidence, mask_of, numerical_rank
 from attacks.reconstruction.spear_peel import parallel_rows
-from attacks.reconstruction.spear_search import search
+from attacks.reconstruction.spear_search import most_often_off, search
 from fl_audit.errors import InputError
 from fl_audit.results import ReconstructionResult
 from simulations.data.builtin import tiles
@@ -112,6 +112,32 @@ def test_sampling_takes_over_where_no_example_is_alone() -> None:
     batch = spear(first, rng=np.random.default_rng(SEED), budget=Budget(max_tries=200_000))
     assert batch.is_sure.sum() == 13
     assert (nearest(batch, inputs) < EXACT).all()
+
+
+def test_neurons_that_an_average_input_leaves_off_are_drawn_first() -> None:
+    inputs = photographs(8, 0)
+    first, _ = gradients(inputs, torch.float64, 0)
+    weight, bias = first.weight.astype(np.float64), first.bias.astype(np.float64)
+    seen = evidence(weight, bias, (first.layer,), precision=2.0**-53, batch_size=None)
+    assert seen is not None
+    num_on = (inputs @ seen.layers[0].weight.T + seen.layers[0].bias > 0).sum(axis=0)
+    order = most_often_off(seen, Found())
+    assert num_on[order[:100]].mean() < 3 < 6 < num_on[order[-100:]].mean()
+
+
+def test_a_mask_needs_more_neurons_than_any_vector_vanishes_on() -> None:
+    """Three examples, and an input that leaves two neurons off: some vector always vanishes."""
+    rng = np.random.default_rng(SEED)
+    for num_off, is_mask in ((2, False), (4, False), (5, True)):
+        rows = 1e6 * rng.normal(size=(20, 3))
+        rows[:num_off, 0] = 0.0  # the first vector vanishes there
+        bias = np.where(np.arange(20) < num_off, -1.0, 1.0)
+        layer = Layer(np.zeros((20, 4)), bias)
+        basis, _ = np.linalg.qr(rng.normal(size=(5, 3)))
+        seen = Evidence(rows, basis, np.ones(20), np.arange(20), (layer,), 1e-16)
+        direction = np.array([1.0, 0.3, 0.2])
+        assert (mask_of(seen, direction) is not None) == is_mask
+        assert mask_of(seen, direction, agreeing=3) is not None
 
 
 def test_signals_and_inputs_explain_the_gradient() -> None:
