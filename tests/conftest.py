@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_CACHE", tempfile.mkdtemp(prefix="fl-audit-tests-"))
 
+FEDSGD = ["linear_inversion", "label_counts"]
 MEMBERSHIP = ["row_space", "cosine", "loss_threshold"]
 
 
@@ -105,6 +107,17 @@ def fishing_run(run_tables: Callable[..., Path]) -> Path:
     return _planted(run_tables, "fishing", rounds=30, batch=1)
 
 
+@pytest.fixture
+def fedsgd_copy(fedsgd_run: Path, tmp_path: Path) -> Path:
+    """A copy of `fedsgd_run` to change, without what other tests' attacks left in it."""
+    run = tmp_path / "run"
+    shutil.copytree(fedsgd_run, run)
+    for path in (run / "results").iterdir():
+        if path.stem not in FEDSGD:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return run
+
+
 @pytest.fixture(scope="session")
 def fedsgd_run(run_tables: Callable[..., Path]) -> Path:
     """Five FedSGD clients with one example a round, ten rounds: 50 single digits."""
@@ -112,7 +125,7 @@ def fedsgd_run(run_tables: Callable[..., Path]) -> Path:
         "fedsgd",
         federation={"rounds": 10},
         training={"algorithm": "fedsgd", "batch_size": 1},
-        audit={"attacks": ["linear_inversion", "label_counts"]},
+        audit={"attacks": FEDSGD},
     )
 
 

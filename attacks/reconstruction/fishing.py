@@ -6,7 +6,9 @@ fished class gives all of its gradient. *Feature cut*: only one hidden neuron le
 class, and its bias is such that few records fire it. What is left of an average over the batch is
 the gradient of the records that pass both; if it is one, its input is found in closed form.
 
-Written for models of dense layers: the neuron that cuts is in the first of them.
+Written here for models of two dense layers: the neuron that cuts is in the first of them. Any other
+model that ends in a dense layer is fished by that layer alone (`fishing_layer`), and the record is
+searched (`fishing_search`).
 
 References:
     Wen et al., "Fishing for user data in large-batch federated learning via gradient
@@ -15,15 +17,16 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attacks.federated.traps import trap_layer
+from attacks.reconstruction.fishing_search import Catch, FishingSettings, land
 from attacks.reconstruction.linear import invert_linear, rank_one_residual
-from attacks.reconstruction.observed import Observed, UpdateSettings, observed
+from attacks.reconstruction.observed import Observed, observed
 from attacks.reconstruction.planted import batch_size, next_layer
 from fl_audit.attack_spec import (
     AttackInput,
@@ -131,6 +134,19 @@ def passes(sent: Arrays, cut: Cut, records: Records) -> NDArray[np.bool_]:
     return result
 
 
+def is_two_dense(arrays: Arrays) -> bool:
+    """Whether the closed form applies: a dense layer with a bias, then another, and no more."""
+    layers = [n for n in arrays if n.endswith("weight")]
+    shapes = [arrays[name].shape for name in layers]
+    biases = all(n.removesuffix("weight") + "bias" in arrays for n in layers)
+    return (
+        len(layers) == 2
+        and all(len(shape) == 2 for shape in shapes)
+        and shapes[1][1] == shapes[0][0]
+        and biases
+    )
+
+
 def _last_layer(arrays: Arrays, first: str) -> tuple[str, str]:
     out = next_layer(arrays, first)
     bias = out.removesuffix("weight") + "bias"
@@ -145,42 +161,67 @@ def _last_layer(arrays: Arrays, first: str) -> tuple[str, str]:
     return out, bias
 
 
+@dataclass(slots=True, eq=False)
+class _Tally:
+    """What became of all updates.
+
+    Attributes:
+        shares: Of the batch, for claims in closed form whose number of records is known.
+    """
+
+    catches: list[Catch] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+    searched: int = 0
+
+
 def _run(given: AttackInput) -> Reconstructions:
-    claims, shares, chances, fished, mixed, empty = [], [], [], 0, 0, 0
+    settings: FishingSettings = given.settings
+    tally = _Tally()
     for seen in observed(given, "clients"):
-        cut = _fished(given, seen)
-        if cut is None:
+        if not _is_tampered(given, seen):
             continue
-        fished += 1
-        batch, chance = batch_size(seen), _chance(given, seen, cut)
-        chances += [] if chance is None else [chance]
-        weight, bias = trap_layer(seen.model)
-        row, signal = seen.update[weight], seen.update[bias]
-        if not signal.any():
-            empty += 1
+        if is_two_dense(seen.model):
+            _take_closed(given, seen, tally)
             continue
-        record = invert_linear(row, signal)
-        is_one = rank_one_residual(row, signal, record) <= _MOST_UNEXPLAINED
-        passed = num_passed(seen, cut)
-        if not is_one or _is_mixture(given, record) or (passed or 1) > 1:
-            mixed += 1
-            continue
-        shape = (-1,) if given.auxiliary is None else given.auxiliary.input_shape
-        label = np.array([cut.label], dtype=np.int64)
-        found = record.reshape(1, *shape)
-        claims.append(Reconstruction(seen.round, seen.client, found, labels=label))
-        if batch is not None and passed == 1:
-            shares.append(1 / batch)
-    if not fished:
+        module = given.view.architecture()
+        catch = land(given, seen, module, may_search=tally.searched < settings.most_searches)
+        if catch is not None:
+            tally.catches.append(catch)
+            tally.searched += catch.fate in ("one", "unsolved")
+    if not tally.catches:
         raise InputError(
             "received models",
             "none",
             "no client received a planted model that lets one class through",
             'Run the federation with [adversary] name = "fishing".',
         )
-    expected = {"recovered": float(np.mean(shares))} if shares else {}
-    notes = _notes(given, chances, {"fished": fished, "mixed": mixed, "empty": empty})
-    return Reconstructions(tuple(claims), notes, expected)
+    claims = tuple(each.claim for each in tally.catches if each.claim is not None)
+    expected = {"recovered": float(np.mean(tally.shares))} if tally.shares else {}
+    return Reconstructions(claims, _notes(given, tally), expected)
+
+
+def _take_closed(given: AttackInput, seen: Observed, tally: _Tally) -> None:
+    """The record of one update in closed form."""
+    cut = read_cut(seen.model)
+    if cut is None:
+        return
+    batch, chance, passed = batch_size(seen), _chance(given, seen, cut), num_passed(seen, cut)
+    weight, bias = trap_layer(seen.model)
+    row, signal = seen.update[weight], seen.update[bias]
+    if not signal.any():
+        tally.catches.append(Catch("empty", chance, is_counted=passed is not None))
+        return
+    record = invert_linear(row, signal)
+    is_one = rank_one_residual(row, signal, record) <= _MOST_UNEXPLAINED
+    if not is_one or _is_mixture(given, record) or (passed or 1) > 1:
+        tally.catches.append(Catch("mixed", chance, is_counted=passed is not None))
+        return
+    shape = (-1,) if given.auxiliary is None else given.auxiliary.input_shape
+    label = np.array([cut.label], dtype=np.int64)
+    claim = Reconstruction(seen.round, seen.client, record.reshape(1, *shape), labels=label)
+    tally.catches.append(Catch("one", chance, is_counted=passed is not None, claim=claim))
+    if batch is not None and passed == 1:
+        tally.shares.append(1 / batch)
 
 
 def _chance(given: AttackInput, seen: Observed, cut: Cut) -> float | None:
@@ -191,11 +232,9 @@ def _chance(given: AttackInput, seen: Observed, cut: Cut) -> float | None:
     return alone(float(passes(seen.model, cut, given.auxiliary).mean()), batch)
 
 
-def _fished(given: AttackInput, seen: Observed) -> Cut | None:
+def _is_tampered(given: AttackInput, seen: Observed) -> bool:
     honest = given.view.global_model(seen.round)
-    if all((np.asarray(seen.model[n]) == np.asarray(honest[n])).all() for n in honest):
-        return None
-    return read_cut(seen.model)
+    return any((np.asarray(seen.model[n]) != np.asarray(honest[n])).any() for n in honest)
 
 
 def num_passed(seen: Observed, cut: Cut) -> int | None:
@@ -224,16 +263,30 @@ def _is_mixture(given: AttackInput, record: Matrix) -> bool:
     return bool(((record < low - slack) | (record > high + slack)).any())
 
 
-def _notes(
-    given: AttackInput, chances: Sequence[float], counts: Mapping[str, int]
-) -> tuple[str, ...]:
-    fished, mixed, empty = counts["fished"], counts["mixed"], counts["empty"]
+def _notes(given: AttackInput, tally: _Tally) -> tuple[str, ...]:
+    catches = tally.catches
+    fates = Counter(each.fate for each in catches)
+    single = fates["one"] + fates["unsolved"] + fates["waiting"]
     notes = [
-        f"{fished} updates are of clients that received a model with one class and one neuron let "
-        f"through: {empty} hold no record, {mixed} several, and {fished - mixed - empty} one.",
-        "How many passed is told from the size of the update where learning rate and batch are "
-        "known; elsewhere an average of several looks like one record.",
+        f"{len(catches)} updates are of clients that received a model that lets one class through, "
+        f"and few records of it: {fates['empty']} hold no record, {fates['mixed']} several (or one "
+        f"of another class), and {single} one.",
     ]
+    if fates["steps"]:
+        notes.append(f"{fates['steps']} took several local steps: their records are not alone.")
+    if fates["waiting"]:
+        notes.append(f"{fates['waiting']} records were not searched: raise most_searches.")
+    if fates["unsolved"]:
+        notes.append(
+            f"{fates['unsolved']} searches ended without a claim: what was found explains the "
+            "gradient hardly better than the server's own records do."
+        )
+    if not all(each.is_counted for each in catches if each.fate != "steps"):
+        notes.append(
+            "How many passed is told from the size of the update where learning rate and batch are "
+            "known; elsewhere an average of several may look like one record."
+        )
+    chances = [each.chance for each in catches if each.chance is not None]
     if chances:
         notes.append(
             f"By the server's own records, exactly one passes with probability "
@@ -249,6 +302,6 @@ ATTACK = AttackSpec(
     run=_run,
     reference="https://arxiv.org/abs/2202.00580",
     summary="A model that lets one record of a batch through: its gradient is that record's",
-    settings=UpdateSettings,
+    settings=FishingSettings,
     activity="malicious",
 )

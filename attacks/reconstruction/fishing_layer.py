@@ -65,8 +65,8 @@ def last_names(module: torch.nn.Module) -> tuple[str, str]:
     """Names of the last layer's weight and bias.
 
     Raises:
-        InputError: If it is not dense, has no bias or is the only one, or if records of a batch
-            depend on each other.
+        InputError: If it is not dense or has no bias, if records of a batch depend on each other,
+            or are tokens.
     """
     last = last_layer(module)
     if last.bias is None:
@@ -79,6 +79,13 @@ def last_names(module: torch.nn.Module) -> tuple[str, str]:
             "BatchNorm",
             "each record's gradient depends on all of its batch, so none can be alone",
             'Use norm = "group".',
+        )
+    if any(isinstance(layer, torch.nn.Embedding) for layer in module.modules()):
+        raise InputError(
+            "model",
+            "Embedding",
+            "tokens have no gradient, so a record could not be searched",
+            'Use the attack "token_recovery", which needs no planted model.',
         )
     return last.weight, last.bias
 
@@ -182,7 +189,7 @@ def _edge(answers: Matrix, is_own: NDArray[np.bool_], batch: int) -> float | Non
 
 def read_layer_cut(sent: Arrays, names: tuple[str, str]) -> int | None:
     """The class that a model fishes for, by its last layer; None if it is no fishing model."""
-    weight, bias = (np.asarray(sent[name]) for name in names)
+    weight, bias = (np.asarray(sent[name]).astype(np.float64) for name in names)
     rows = np.flatnonzero(weight.any(axis=1))
     if len(rows) != 1 or np.ptp(np.delete(bias, rows)) > 0:
         return None
@@ -273,4 +280,4 @@ def caught_gradient(
     searched[bias][label] = _NEVER  # it passed: the search need not look where it would not
     model = copy.deepcopy(module)
     load_weights(model, searched)
-    return Caught(model, {n: found[n] for n in gradients}, passed, is_empty)
+    return Caught(model, {n: found[n] for n in gradients}, passed, bool(is_empty))

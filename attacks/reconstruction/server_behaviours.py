@@ -16,7 +16,8 @@ from pydantic import Field
 
 from attacks.federated.server_behaviours import Merge, ServerBehaviour, ServerMeans, ServerTurn
 from attacks.federated.traps import trap_layer
-from attacks.reconstruction.fishing import Cut, fish
+from attacks.reconstruction.fishing import Cut, fish, is_two_dense
+from attacks.reconstruction.fishing_layer import fish_last_layer
 from attacks.reconstruction.imprint_bins import Kind, fit_imprints
 from attacks.reconstruction.planted import plant_rows
 from attacks.reconstruction.weight_traps import quantile_rows, trap_rows
@@ -132,6 +133,8 @@ class TrapWeights(_Rows):
 class Fishing(_Planting):
     """Let one record of a batch through."""
 
+    merge: Merge = "leave-out"
+    """As for the others; by default lost, because a gradient made large would ruin the model."""
     label: int | None = Field(default=None, ge=0)
     """The class to fish for; by default each class in its turn."""
     batch: int = Field(default=20, ge=1)
@@ -143,6 +146,10 @@ class Fishing(_Planting):
         labels = np.unique(means.auxiliary.labels)
         place = turn.server_round - 1
         label = int(labels[place % len(labels)]) if self.label is None else self.label
+        if not is_two_dense(turn.model):
+            return fish_last_layer(
+                means.model(), turn.model, means.auxiliary, label, batch=self.batch
+            )
         neuron = place % len(turn.model[trap_layer(turn.model)[0]])
         return fish(turn.model, means.auxiliary, Cut(label, neuron), self.batch)
 

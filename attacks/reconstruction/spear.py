@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from attacks.reconstruction.observed import (
     observed,
     seat_notes,
 )
+from attacks.reconstruction.spear_blind import sparsest_masks
 from attacks.reconstruction.spear_deeper import with_next_layer
 from attacks.reconstruction.spear_found import Found
 from attacks.reconstruction.spear_layer import Evidence, Layer, Values, evidence
@@ -104,6 +105,75 @@ class Budget:
 
 
 def spear(
+    weight_grad: NDArray[np.floating],
+    bias_grad: NDArray[np.floating],
+    batch_size: int | None = None,
+    *,
+    rng: np.random.Generator,
+    layer: Layer | None = None,
+    following: DenseGradient | None = None,
+    precision: float | None = None,
+    budget: Budget = Budget(),
+) -> Batch:
+    """The batch of examples behind the gradient of a dense layer that ReLU follows.
+
+    Args:
+        weight_grad: dL/dW or any multiple, shape (out, in).
+        bias_grad: The same multiple of dL/db, shape (out,).
+        batch_size: Examples in the batch at most; estimated from the numerical rank if not given.
+        rng: Draws the neurons.
+        layer: Weight and bias of the layer. Whoever inverts an update knows them: they find more
+            examples, and say which are right. Without them the sparsest choice is taken, and none
+            of it is sure.
+        following: Gradient of the next layer, as for `recover_batch`; needs `layer`.
+        precision: Rounding unit of the client's arithmetic; by default the gradient's own.
+        budget: When to give up.
+
+    Returns:
+        The inputs that were found, and which of them are sure. Equal examples count as one.
+
+    Raises:
+        InputError: If shapes do not fit, values are not finite, or the gradient is zero.
+    """
+    if layer is not None:
+        gradient = DenseGradient(weight_grad, bias_grad, layer)
+        return recover_batch(
+            gradient,
+            rng=rng,
+            batch_size=batch_size,
+            following=following,
+            precision=precision,
+            budget=budget,
+        )
+    if following is not None:
+        raise InputError(
+            "following", "given", "helps only where the first layer is known", "Give `layer`, too."
+        )
+    _check_gradient(weight_grad, bias_grad)
+    unit = float(np.finfo(weight_grad.dtype).eps) / 2 if precision is None else precision
+    weight, bias = weight_grad.astype(np.float64), bias_grad.astype(np.float64)
+    seen = evidence(weight, bias, (), precision=unit, batch_size=batch_size)
+    out, width = weight_grad.shape
+    refusal = _refusal(seen, budget)
+    if seen is None or refusal is not None:
+        return _nothing(out, width, None if seen is None else seen.rank, refusal or "")
+    deadline = time.monotonic() + budget.max_seconds
+    masks, tries = sparsest_masks(seen, rng=rng, max_tries=budget.max_tries, deadline=deadline)
+    if masks is None:
+        note = f"Too few sparse combinations were found in {tries} draws."
+        return replace(_nothing(out, width, seen.rank, note), tries=tries)
+    directions = np.asarray(np.linalg.inv(masks), dtype=np.float64)
+    found = seen.inputs(directions)
+    signals = np.zeros((seen.rank, out))
+    signals[:, seen.live] = (seen.noise[:, None] * (seen.rows @ masks)).T
+    signals *= (directions @ seen.basis[-1])[:, None]
+    note = "The layer is not given: nothing confirms what was found."
+    unknown = np.full(seen.rank, np.inf)
+    is_sure = np.zeros(seen.rank, dtype=np.bool_)
+    return Batch(found, signals, is_sure, unknown, seen.rank, tries, (note,))
+
+
+def recover_batch(
     gradient: DenseGradient,
     *,
     rng: np.random.Generator,
@@ -132,12 +202,9 @@ def spear(
     out, width = gradient.weight.shape
     unit = float(np.finfo(gradient.weight.dtype).eps) / 2 if precision is None else precision
     seen = _evidence(gradient, unit, batch_size)
-    if seen is None:
-        note = "The gradient has no low rank: too many examples, or too much noise."
-        return _nothing(out, width, None, note)
-    if seen.rank > budget.max_batch:
-        note = f"The gradient holds {seen.rank} examples: more than {budget.max_batch}, the limit."
-        return _nothing(out, width, seen.rank, note)
+    refusal = _refusal(seen, budget)
+    if seen is None or refusal is not None:
+        return _nothing(out, width, None if seen is None else seen.rank, refusal or "")
     found, tries = Found(), 0
     deadline = time.monotonic() + budget.max_seconds
     peel(seen, found)
@@ -147,6 +214,15 @@ def spear(
     if len(found) < seen.rank:
         tries = search(seen, found, rng=rng, max_tries=budget.max_tries, deadline=deadline)
     return _batch(seen, found, tries, out=out, batch_size=batch_size)
+
+
+def _refusal(seen: Evidence | None, budget: Budget) -> str | None:
+    """Why a search is not begun, if it is not."""
+    if seen is None:
+        return "The gradient has no low rank: too many examples, or too much noise."
+    if seen.rank > budget.max_batch:
+        return f"The gradient holds {seen.rank} examples: more than {budget.max_batch}, the limit."
+    return None
 
 
 def _evidence(gradient: DenseGradient, unit: float, batch_size: int | None) -> Evidence | None:
@@ -192,20 +268,31 @@ def _nothing(out: int, width: int, rank: int | None, note: str) -> Batch:
 
 
 def _check(gradient: DenseGradient) -> None:
+    _check_gradient(gradient.weight, gradient.bias)
     layer = gradient.layer
-    arrays = (gradient.weight, gradient.bias, layer.weight, layer.bias)
-    shapes = tuple(array.shape for array in arrays)
-    out = shapes[0][:1]
-    if len(shapes[0]) != 2 or shapes[1:] != (out, shapes[0], out):
+    shapes = (gradient.weight.shape, layer.weight.shape, layer.bias.shape)
+    if shapes[1:] != (shapes[0], shapes[0][:1]):
+        raise InputError(
+            "layer",
+            shapes,
+            "its weight and bias must have the shapes of their gradients",
+            "Give the layer that the gradient was taken at.",
+        )
+    if not (np.isfinite(layer.weight).all() and np.isfinite(layer.bias).all()):
+        raise InputError("layer", "NaN or infinity", "must be finite", "Leave this update out.")
+
+
+def _check_gradient(weight: NDArray[np.floating], bias: NDArray[np.floating]) -> None:
+    if weight.ndim != 2 or bias.shape != weight.shape[:1]:
         raise InputError(
             "gradient",
-            shapes,
-            "must have shapes (out, in), (out,), (out, in) and (out,)",
-            "Give the gradients of one dense layer, and that layer.",
+            (weight.shape, bias.shape),
+            "must have shapes (out, in) and (out,)",
+            "Give the gradients of one dense layer.",
         )
-    if not all(np.isfinite(array).all() for array in arrays):
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
         raise InputError("gradient", "NaN or infinity", "must be finite", "Leave this update out.")
-    if not gradient.bias.any():
+    if not bias.any():
         raise InputError(
             "gradient",
             "bias all zeros",
@@ -234,7 +321,9 @@ def _run(given: AttackInput, source: Source) -> Reconstructions:
             silent += 1
             continue
         precision = _rounding_unit(update)
-        batch = spear(first, rng=given.rng, following=following, precision=precision, budget=budget)
+        batch = recover_batch(
+            first, rng=given.rng, following=following, precision=precision, budget=budget
+        )
         told.update(batch.notes)
         unsure += int((~batch.is_sure).sum())
         if batch.is_sure.any():

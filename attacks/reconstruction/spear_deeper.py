@@ -27,15 +27,16 @@ def with_next_layer(seen: Evidence, found: Found, layer: Layer, after: Evidence 
     if after is None or after.rank < seen.rank:
         return found
     told = found.solution(seen)
-    examples = seen.inputs(told.directions[told.is_sure])
+    examples = seen.inputs(told.directions[told.is_likely])
     passed_on = np.maximum(examples @ layer.weight.T + layer.bias, 0.0)
     deeper = Found()
-    _adopt_inputs(after, deeper, passed_on, told.errors[told.is_sure] * _gain(layer))
+    _adopt_inputs(after, deeper, passed_on, told.errors[told.is_likely] * _gain(layer))
     peel(after, deeper)
     told = deeper.solution(after)
     both = Found()
-    hidden = after.inputs(told.directions[told.is_sure])
-    _adopt_outputs(seen, both, hidden, told.errors[told.is_sure])
+    is_new = told.is_sure & ~told.is_adopted  # the others would only confirm themselves
+    hidden = after.inputs(told.directions[is_new])
+    _adopt_outputs(seen, both, hidden, told.errors[is_new])
     peel(seen, both)
     return both
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.reconstruction.spear_layer import Evidence, Mask, Values
+from attacks.reconstruction.spear_layer import Evidence, Mask, Values, mask_of
 
 _NEW = 1e-6  # what must tell a mask or an input from those that are known, relative
 _SHARED = 1e-5  # cosine of a direction with what may be added to another example's mask
+_ALIKE = 1e-3  # distance of a mask from what also vanishes where another does, if it is that
+_LONE = 3  # neurons that an input was read off at count as agreeing with its mask
 _VAGUE = 0.05  # error, relative to the largest value, above which an input is not known
 
 
@@ -23,12 +25,16 @@ class Solution:
         masks: Shape (rank, k), at the scale at which rows times masks are signals.
         errors: Standard deviation of an input value's error, shape (k,).
         is_sure: Whether nothing else fits, and errors are small beside the input, shape (k,).
+        is_likely: The same, but for examples that are not found and may be part of it, shape (k,).
+        is_adopted: Whether it was known from another layer, shape (k,).
     """
 
     directions: Values
     masks: Values
     errors: Values
     is_sure: NDArray[np.bool_]
+    is_likely: NDArray[np.bool_]
+    is_adopted: NDArray[np.bool_]
 
 
 @dataclass(slots=True)
@@ -111,28 +117,71 @@ class Found:
         spreads = [self.masks[place].spread for place in places]
         errors = _errors(seen, spreads, directions, scale)
         sizes = np.abs(seen.inputs(directions)).max(axis=1)
-        is_sure = ~self._is_shared(directions, places) & (errors <= _VAGUE * sizes)
-        return Solution(directions, masks / scale, errors, is_sure)
+        is_near = errors <= _VAGUE * sizes
+        settled, whole = self._is_settled(seen, directions, places)
+        return Solution(
+            directions,
+            masks / scale,
+            errors,
+            is_sure=settled & whole & is_near,
+            is_likely=settled & is_near,
+            is_adopted=np.array(self.adopted, dtype=np.bool_)[places],
+        )
 
-    def _is_shared(self, directions: Values, places: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Examples that the mask of another leaves undetermined, shape (k,).
+    def _is_settled(
+        self, seen: Evidence, directions: Values, places: NDArray[np.int64]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Examples that their own mask confirms and no other mask leaves open, shape (k,).
 
-        What else vanishes where a mask does may be added to it, at any weight. That changes the
-        directions which are not orthogonal to it, unless they are known from the next layer.
+        And those that no example which is not found may be part of, shape (k,).
         """
-        shared = np.zeros(len(places), dtype=np.bool_)
-        lengths = np.linalg.norm(directions, axis=1)
+        settled, whole = np.ones((2, len(places)), dtype=np.bool_)
+        vectors = self.vectors(seen.rank)[:, places]
         for own, place in enumerate(places):
-            mask, direction = self.masks[place], directions[own]
-            if not mask.others.shape[1]:
+            if self.adopted[place]:
                 continue
-            along = (direction @ mask.others) / (direction @ mask.vector)
-            free = mask.others - np.outer(mask.vector, along)
-            free /= np.linalg.norm(free, axis=0)
-            weights = np.abs(directions @ free).max(axis=1) / lengths
-            weights[own] = 0.0
-            shared |= weights > _SHARED
-        return shared & ~np.array(self.adopted, dtype=np.bool_)[places]
+            agreeing = 0 if self.directions[place] is None else _LONE
+            mask = mask_of(seen, directions[own], agreeing=agreeing)
+            if mask is None:
+                settled[own] = False
+                continue
+            loose = _loose(mask, vectors[:, own])
+            if not loose.shape[1]:
+                continue
+            whole[own] = len(places) == seen.rank
+            settled &= ~_is_open(vectors, directions, own, mask, loose)
+        adopted = np.array(self.adopted, dtype=np.bool_)[places]
+        return settled | adopted, whole | adopted
+
+
+def _loose(mask: Mask, vector: Values) -> Values:
+    """What may be added to a mask at any weight, and what it has but should not, as columns."""
+    null = np.column_stack([mask.vector, mask.others])
+    outside = vector - null @ (null.T @ vector)
+    length = float(np.linalg.norm(outside))
+    if length <= _ALIKE:
+        return mask.others
+    result: Values = np.column_stack([mask.others, outside / length])
+    return result
+
+
+def _is_open(
+    vectors: Values, directions: Values, own: int, mask: Mask, loose: Values
+) -> NDArray[np.bool_]:
+    """Examples that change with what may be added to one's mask, shape (k,).
+
+    Those whose directions are not orthogonal to it; and those whose masks it is, since their
+    directions are mixtures already.
+    """
+    along = (directions[own] @ loose) / (directions[own] @ mask.vector)
+    free = loose - np.outer(mask.vector, along)
+    free /= np.linalg.norm(free, axis=0)
+    weights = np.abs(directions @ free).max(axis=1) / np.linalg.norm(directions, axis=1)
+    null, _ = np.linalg.qr(np.column_stack([mask.vector, loose]))
+    apart = np.linalg.norm(vectors - null @ (null.T @ vectors), axis=0)
+    fits_too: NDArray[np.bool_] = (weights > _SHARED) | (apart < _ALIKE)
+    fits_too[own] = False
+    return fits_too
 
 
 def _inverse(matrix: Values) -> Values:

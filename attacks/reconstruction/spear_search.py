@@ -46,7 +46,7 @@ def search(
     space = np.linalg.svd(directions, full_matrices=True)[2][len(directions) :].T
     rows = seen.rows @ space
     order = most_often_off(seen, found)
-    pool = _Pool(rows)
+    pool = Pool(rows)
     tries = 0
     while tries < max_tries and time.monotonic() < deadline:
         size = min(_CHUNK, max_tries - tries)
@@ -89,13 +89,18 @@ def sample(
     return result
 
 
-class _Pool:
-    """The sparsest masks seen so far, each once."""
+class Pool:
+    """The sparsest masks seen so far, each once.
+
+    Attributes:
+        vectors: Shape (k, rank), sparsest first.
+        zeros: Rows that each vanishes on, shape (k,).
+    """
 
     def __init__(self, rows: Values) -> None:
         self._rows = rows
         self.vectors: Values = np.empty((0, rows.shape[1]))
-        self._zeros: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self.zeros: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._signals: Values = np.empty((0, len(rows)))  # of length 1
 
     def add(self, vectors: Values, rng: np.random.Generator) -> bool:
@@ -113,8 +118,8 @@ class _Pool:
         is_new = False
         for place in fresh[np.argsort(-counts[fresh], kind="stable")][:_REFITS]:
             is_new |= self._keep(is_zero[place])
-        best = np.argsort(-self._zeros, kind="stable")[:_POOL]
-        self.vectors, self._zeros = self.vectors[best], self._zeros[best]
+        best = np.argsort(-self.zeros, kind="stable")[:_POOL]
+        self.vectors, self.zeros = self.vectors[best], self.zeros[best]
         self._signals = self._signals[best]
         return is_new
 
@@ -130,7 +135,7 @@ class _Pool:
         if (np.abs(self._signals @ signal) > 1 - _SAME).any():
             return False
         self.vectors = np.vstack([self.vectors, vector])
-        self._zeros = np.append(self._zeros, zeros)
+        self.zeros = np.append(self.zeros, zeros)
         self._signals = np.vstack([self._signals, signal])
         return True
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from attacks.reconstruction.metrics import EXACT
-from attacks.reconstruction.spear import Budget, DenseGradient, spear
+from attacks.reconstruction.spear import Budget, DenseGradient, recover_batch
 from attacks.reconstruction.spear_layer import Layer
 from simulations.data.builtin import tiles
 
@@ -64,7 +64,7 @@ def line(num: int, batches: int, kind: str, dtype: torch.dtype) -> None:
         inputs, labels = gaussian(num, seed) if kind == "gaussian" else drawn(num, seed)
         first, second = gradients(inputs, labels, seed, dtype)
         start = time.perf_counter()
-        batch = spear(
+        batch = recover_batch(
             first,
             rng=np.random.default_rng(seed),
             following=None if kind == "one layer" else second,

@@ -14,7 +14,7 @@ from torch import nn
 
 from attacks.audit import audit_run
 from attacks.reconstruction.metrics import EXACT
-from attacks.reconstruction.spear import Batch, Budget, DenseGradient, spear
+from attacks.reconstruction.spear import Batch, Budget, DenseGradient, recover_batch, spear
 from attacks.reconstruction.spear_found import Found
 from attacks.reconstruction.spear_layer import Evidence, Layer, evidence, mask_of, numerical_rank
 from attacks.reconstruction.spear_peel import parallel_rows
@@ -62,7 +62,7 @@ def photographs(num: int, seed: int) -> Values:
 def invert(found: list[DenseGradient], **options: int) -> Batch:
     rng = np.random.default_rng(SEED)
     budget = Budget(max_tries=options.get("max_tries", 20_000))
-    return spear(found[0], rng=rng, following=found[1], budget=budget)
+    return recover_batch(found[0], rng=rng, following=found[1], budget=budget)
 
 
 def nearest(batch: Batch, inputs: Values) -> Values:
@@ -104,12 +104,12 @@ def test_sampling_alone_finds_a_batch_and_repeats_itself() -> None:
 def test_sampling_takes_over_where_no_example_is_alone() -> None:
     inputs = np.random.default_rng(SEED).normal(size=(13, 600))
     first, _ = gradients(inputs, torch.float64, 0)
-    batch = spear(first, rng=np.random.default_rng(SEED), budget=Budget(max_tries=0))
+    batch = recover_batch(first, rng=np.random.default_rng(SEED), budget=Budget(max_tries=0))
     assert not len(batch.inputs)
     assert "0 of 13 examples were found" in batch.notes[0]
     late = Budget(max_tries=200_000, max_seconds=0.0)
-    assert spear(first, rng=np.random.default_rng(SEED), budget=late).tries == 0
-    batch = spear(first, rng=np.random.default_rng(SEED), budget=Budget(max_tries=200_000))
+    assert recover_batch(first, rng=np.random.default_rng(SEED), budget=late).tries == 0
+    batch = recover_batch(first, rng=np.random.default_rng(SEED), budget=Budget(max_tries=200_000))
     assert batch.is_sure.sum() == 13
     assert (nearest(batch, inputs) < EXACT).all()
 
@@ -171,7 +171,7 @@ def test_errors_are_foretold() -> None:
 def test_equal_examples_count_as_one() -> None:
     inputs = photographs(3, 1)
     first, second = gradients(inputs[[0, 1, 2, 2]], torch.float64, 1)
-    batch = spear(first, rng=np.random.default_rng(0), following=second, batch_size=4)
+    batch = recover_batch(first, rng=np.random.default_rng(0), following=second, batch_size=4)
     assert batch.rank == 3
     assert "3 of 4 examples can be told apart" in batch.notes[0]
     assert (nearest(batch, inputs) < EXACT).all()
@@ -194,8 +194,8 @@ def test_the_next_layer_tells_apart_what_this_one_cannot() -> None:
     on = inputs @ first.layer.weight.T + first.layer.bias > 0
     nested = [(a, b) for a in range(8) for b in range(8) if a != b and not (on[a] & ~on[b]).any()]
     assert nested
-    alone = spear(first, rng=rng, budget=Budget(max_tries=4096))
-    both = spear(first, rng=rng, following=second, budget=Budget(max_tries=4096))
+    alone = recover_batch(first, rng=rng, budget=Budget(max_tries=4096))
+    both = recover_batch(first, rng=rng, following=second, budget=Budget(max_tries=4096))
     assert alone.is_sure.sum() < 8
     assert (nearest(alone, inputs)[alone.is_sure] < EXACT).all()
     assert both.is_sure.sum() == 8
@@ -210,10 +210,10 @@ def test_nothing_is_claimed_of_smooth_nets_noise_and_full_rank() -> None:
     first, _ = gradients(inputs, torch.float64, 0)
     rng = np.random.default_rng(SEED)
     noise = DenseGradient(rng.normal(size=(400, 3072)), rng.normal(size=400), first.layer)
-    batch = spear(noise, rng=rng)
+    batch = recover_batch(noise, rng=rng)
     assert batch.rank is None
     assert "no low rank" in batch.notes[0]
-    small = spear(first, rng=rng, budget=Budget(max_batch=3))
+    small = recover_batch(first, rng=rng, budget=Budget(max_batch=3))
     assert len(small.inputs) == 0
     assert "holds 4 examples" in small.notes[0]
 
@@ -246,7 +246,7 @@ def test_parallel_rows_are_grouped_and_mixtures_are_not() -> None:
 def test_bad_gradients_are_refused(weight: Values, bias: Values, message: str) -> None:
     layer = Layer(np.ones((3, 2)), np.ones(3))
     with pytest.raises(InputError, match=message):
-        spear(DenseGradient(weight, bias, layer), rng=np.random.default_rng(0))
+        recover_batch(DenseGradient(weight, bias, layer), rng=np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
@@ -294,3 +294,24 @@ def test_updates_of_many_steps_on_many_records_are_left_alone(digits_run: Path) 
     assert isinstance(result, ReconstructionResult), result.record
     assert result.record.num_targets == 0
     assert "0 inputs from 0 of 30 updates are confirmed." in result.record.notes
+
+
+@pytest.mark.parametrize("num", [1, 2, 4, 6])
+def test_a_gradient_alone_gives_the_batch_back_but_nothing_is_sure(num: int) -> None:
+    inputs = photographs(num, 3)
+    first, _ = gradients(inputs, torch.float64, 3)
+    batch = spear(first.weight, first.bias, num, rng=np.random.default_rng(SEED))
+    assert len(batch.inputs) == num
+    assert (nearest(batch, inputs) < EXACT).all()
+    assert not batch.is_sure.any()
+    whole = batch.signals.T @ np.column_stack([batch.inputs, np.ones(num)])
+    np.testing.assert_allclose(whole[:, -1], first.bias, atol=1e-9)
+
+
+def test_the_layer_makes_it_sure() -> None:
+    inputs = photographs(4, 3)
+    first, _ = gradients(inputs, torch.float64, 3)
+    rng = np.random.default_rng(SEED)
+    batch = spear(first.weight, first.bias, 4, rng=rng, layer=first.layer)
+    assert batch.is_sure.all()
+    assert (nearest(batch, inputs) < EXACT).all()

@@ -23,9 +23,8 @@ def pixels(png: str | None) -> np.ndarray:
 
 
 @pytest.fixture
-def copy(fedsgd_run: Path, tmp_path: Path) -> RunDirectory:
-    shutil.copytree(fedsgd_run, tmp_path / "run")
-    return RunDirectory.open(tmp_path / "run")
+def copy(fedsgd_copy: Path) -> RunDirectory:
+    return RunDirectory.open(fedsgd_copy)
 
 
 def test_pictures_stand_beside_their_originals(copy: RunDirectory) -> None:

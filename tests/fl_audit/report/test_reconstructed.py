@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,8 @@ RNG = np.random.default_rng(20_261_125)
 
 
 @pytest.fixture
-def copy(fedsgd_run: Path, tmp_path: Path) -> RunDirectory:
-    shutil.copytree(fedsgd_run, tmp_path / "run")
-    run = RunDirectory.open(tmp_path / "run")
+def copy(fedsgd_copy: Path) -> RunDirectory:
+    run = RunDirectory.open(fedsgd_copy)
     (run.results / "label_counts.json").unlink()
     return run
 
