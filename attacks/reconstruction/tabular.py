@@ -14,22 +14,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, create_model
+from pydantic import Field
 
 from attacks.federated.rounds import Source
 from attacks.reconstruction.adaptive import adapt
-from attacks.reconstruction.gradient_inversion import InversionSettings, Task, invert_all
+from attacks.reconstruction.gradient_inversion import invert_all
+from attacks.reconstruction.inversion_settings import InversionSettings, preset_settings
+from attacks.reconstruction.inversion_tasks import Task
 from attacks.reconstruction.label_steps import LocalWork
-from attacks.reconstruction.observed import UpdateSettings, both_seats
+from attacks.reconstruction.observed import both_seats
 from attacks.reconstruction.optimisation.config import InversionConfig
 from attacks.reconstruction.optimisation.engine import Sight, invert_gradients
 from attacks.reconstruction.optimisation.plan import LocalPlan
-from attacks.reconstruction.optimisation.presets import PRESETS, preset
+from attacks.reconstruction.optimisation.presets import preset
 from attacks.reconstruction.optimisation.result import Inversion
 from attacks.reconstruction.optimisation.search import Tick
 from attacks.reconstruction.polishing import polish_numbers
@@ -232,18 +234,11 @@ def _search(given: AttackInput, task: Task, layout: TableLayout) -> TableInversi
     )
 
 
-_DEFAULTS: dict[str, Any] = {
-    name: (InversionSettings.model_fields[name].annotation, value)
-    for name, value in {**PRESETS["tabular"]}.items()
-}
-_Settings: Any = create_model(
-    "TabularSettings", __base__=_TableSettings, __doc__=_TableSettings.__doc__, **_DEFAULTS
-)
 ATTACK, LOCAL_ATTACK = both_seats(
     "tabular",
     run_tabular,
     reference="https://arxiv.org/abs/2210.01785",
     summary="Rows of a table whose gradient is the observed one: categories by softmax, pooled",
-    settings=cast("type[UpdateSettings]", _Settings),
+    settings=preset_settings("tabular", _TableSettings),
     knows=Knowledge.LOCAL_TRAINING,
 )
