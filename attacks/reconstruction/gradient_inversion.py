@@ -77,6 +77,7 @@ def invert_all(given: AttackInput, source: Source, search_one: Search) -> Recons
     """Search each chosen update, after a check of whether that can succeed at all."""
     settings: InversionSettings = given.settings
     claims: list[Reconstruction] = []
+    failed, num_hopeless = list[AuditError](), 0
     notes = [*seat_notes(given.view, source, settings)]
     for seen in groups_of(given, source):
         try:
@@ -93,16 +94,18 @@ def invert_all(given: AttackInput, source: Source, search_one: Search) -> Recons
             )
             notes += [f"{task.name}: {text}" for text in (*task.notes, *feasible.sentences())]
             if feasible.verdict == "hopeless" and not settings.hopeless_too:
+                num_hopeless += 1
                 continue
             found = search_one(given, task)
         except AuditError as error:
+            failed.append(error)
             where = f"round {seen[0].round}, client {seen[0].client}"
             notes.append(f"{where}: no claim, {error}")
             continue
         notes += [f"{task.name}: {text}" for text in found.notes]
         claims.append(_claim(task, found))
-    if not claims and notes:
-        notes.append("No update was inverted.")
+    if not claims and failed and not num_hopeless:
+        raise failed[0]  # a setting, or what is not granted: the same for every update
     return Reconstructions(tuple(claims), tuple(dict.fromkeys(notes)))
 
 

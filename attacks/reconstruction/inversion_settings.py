@@ -20,6 +20,9 @@ class InversionSettings(UpdateSettings, InversionConfig):
     """Updates to invert, in the order of rounds and clients; each takes seconds to minutes."""
     max_batch: int = Field(default=16, ge=1)
     """Larger batches are left alone, and a note says so."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Records behind each update, where the client's own count is not granted; by default what
+    local training says (one step of FedSGD), or else estimated from the gradient."""
     input_shape: list[int] | None = None
     """Of one input; by default that of the adversary's own auxiliary records."""
     mode: Literal["train", "eval"] = "train"

@@ -18,6 +18,7 @@ from attacks.reconstruction.optimisation.simulation import pseudo_gradient
 from attacks.reconstruction.resimulation import pseudo_gradient_error
 from fl_audit.attack_spec import AttackInput
 from fl_audit.errors import InputError
+from fl_audit.local_training import LocalTraining
 from fl_audit.trace.query import load_weights
 
 Values = NDArray[np.float64]
@@ -83,7 +84,8 @@ def task_of(given: AttackInput, seen: Sequence[Observed]) -> Task:
             "they train in different ways, so their sum is no one's update",
             "Attack single clients' updates.",
         )
-    batch_size = None if first.num_examples is None else round(first.num_examples)
+    labels = _known_labels(given, first) if settings.labels == "known" else None
+    batch_size = _batch_size(settings, first, local, labels, notes)
     if batch_size is not None and batch_size > settings.max_batch:
         raise InputError(
             "batch size",
@@ -120,14 +122,31 @@ def task_of(given: AttackInput, seen: Sequence[Observed]) -> Task:
                 f"re-simulated on auxiliary records, {local.steps(batch_size)} local steps read as "
                 f"one gradient are off by {100 * error:.2g} % of its norm"
             )
-    labels = None
-    if settings.labels == "known":
-        labels = _known_labels(given, first)
     work = None
     if batch_size is not None and local.steps(batch_size) > 1:
         each_client = max(1, round(batch_size / len(first.behind)))
         work = LocalWork(local, rate, each_client)
     return Task(seen, models, gradients, batch_size, labels, plan, work, shape, rate, tuple(notes))
+
+
+def _batch_size(
+    settings: InversionSettings,
+    first: Observed,
+    local: LocalTraining,
+    labels: NDArray[np.int64] | None,
+    notes: list[str],
+) -> int | None:
+    """Records behind an update, from what is granted; None: to be estimated."""
+    if first.num_examples is not None:
+        return round(first.num_examples)
+    if labels is not None:
+        return len(labels)
+    if settings.batch_size is not None:
+        return settings.batch_size
+    if local.algorithm == "fedsgd":
+        notes.append(f"batches are taken to be full: {local.batch_size} records a client")
+        return local.batch_size * len(first.behind)
+    return None
 
 
 def _gradient(
@@ -159,7 +178,7 @@ def _input_shape(given: AttackInput) -> tuple[int, ...]:
             "input_shape",
             None,
             "it is not known, and the adversary has no records of its own to tell",
-            "Set input_shape = [3, 32, 32], or grant auxiliary-data.",
+            "Set it, such as [3, 32, 32] for pictures or [30] for rows, or grant auxiliary-data.",
         )
     return given.auxiliary.input_shape
 

@@ -136,6 +136,12 @@ def seat_notes(view: TraceView, source: Source, settings: UpdateSettings) -> tup
     sizes = [seat.honest_set(number) for number in seat.rounds]
     caveat = seat.sum_caveat
     note = f"From {own}: {min(sizes)} to {max(sizes)} clients in each sum."
+    threat = view.threat_model
+    if settings.seat is None and threat.who == "client" and not threat.controls:
+        note += (
+            " The adversary's own update is among them: name its client by `seat`, or in "
+            "threat_model.controls, to subtract it."
+        )
     return (note, *([] if caveat is None else [caveat]))
 
 

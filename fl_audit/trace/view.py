@@ -87,12 +87,20 @@ class TraceView:
         global models less what this client added to it.
 
         Raises:
-            ObservationError: If this view does not grant every client's update, and the client is
-                not the adversary's own.
-            InputError: If no such client ever replied.
+            InputError: If the adversary is not this client and does not see every client's update,
+                or no such client ever replied.
         """
-        if client not in self.threat_model.controls:
-            self._require("from_seat", Observation.CLIENT_UPDATES)
+        threat = self.threat_model
+        is_any_client = threat.who == "client" and not threat.controls
+        if threat.missing(Observation.CLIENT_UPDATES) and not (
+            is_any_client or client in threat.controls
+        ):
+            raise InputError(
+                "seat",
+                client,
+                f"this adversary ({threat.who}) is not that client, and does not see what it sends",
+                "Leave it out, or name the client in threat_model.controls.",
+            )
         if not any(client in usable for usable in self._usable.values()):
             replied = sorted({c for usable in self._usable.values() for c in usable})
             raise InputError(

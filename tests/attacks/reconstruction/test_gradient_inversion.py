@@ -100,9 +100,9 @@ def test_known_labels_are_the_batch_s_own(inversion_run: Path) -> None:
 
 
 def test_larger_batches_are_left_alone_and_said_so(digits_run: Path) -> None:
-    result = attacked(digits_run, max_batch=4)
-    assert result.record.num_targets == 0
-    assert "is above max_batch = 4" in notes(result)
+    (result,) = audit_run(digits_run, attacks=[{"name": "second_order", "max_batch": 4}])
+    assert isinstance(result.record, UnavailableRecord)
+    assert "is above max_batch = 4" in result.record.reason
 
 
 def test_hopeless_searches_are_not_begun(run_tables: Callable[..., Path]) -> None:
@@ -119,7 +119,7 @@ def test_hopeless_searches_are_not_begun(run_tables: Callable[..., Path]) -> Non
     assert attacked(run, hopeless_too=True, iterations=5).record.num_targets == 2
 
 
-def test_an_unknown_batch_size_is_estimated_and_said_so(run_tables: Callable[..., Path]) -> None:
+def test_an_unknown_batch_size_is_assumed_and_said_so(run_tables: Callable[..., Path]) -> None:
     run = run_tables(
         "no-counts",
         federation={"clients": 2, "rounds": 1},
@@ -130,7 +130,37 @@ def test_an_unknown_batch_size_is_estimated_and_said_so(run_tables: Callable[...
     )
     result = attacked(run)
     assert result.record.num_targets == 2
-    assert "The batch size was not known: 1 is the smallest" in notes(result)
+    assert "batches are taken to be full: 1 records a client" in notes(result)
+
+
+def test_without_counts_several_steps_are_refused_but_for_a_given_size(
+    run_tables: Callable[..., Path],
+) -> None:
+    run = run_tables(
+        "no-counts-epochs",
+        federation={"clients": 2, "rounds": 1},
+        data={"examples_per_client": 3},
+        game={"members": 3},
+        model={"name": "lenet_zhu"},
+        training={"local_epochs": 1, "batch_size": 3},
+        threat_model={"knows": ["local-training", "auxiliary-data"]},
+    )
+    assert attacked(run, batch_size=3, iterations=20).record.num_targets == 2
+
+
+def test_a_curious_client_subtracts_its_own(run_tables: Callable[..., Path]) -> None:
+    run = run_tables(
+        "curious-client",
+        federation={"clients": 3, "rounds": 2},
+        game={"members": 4},
+        model={"name": "lenet_zhu"},
+        training={"algorithm": "fedsgd", "batch_size": 1},
+        threat_model={"preset": "curious-client"},
+    )
+    own = attacked(run, "local_second_order", seat=2)
+    assert "From client 2's seat: 2 to 2 clients in each sum." in notes(own)
+    every = attacked(run, "local_second_order")
+    assert "The adversary's own update is among them" in notes(every)
 
 
 def test_without_local_training_nothing_is_assumed(run_tables: Callable[..., Path]) -> None:
@@ -147,9 +177,10 @@ def test_without_local_training_nothing_is_assumed(run_tables: Callable[..., Pat
 
 
 def test_bad_layers_are_named(inversion_run: Path) -> None:
-    result = attacked(inversion_run, drop_layers=["7.wieght"])
-    assert result.record.num_targets == 0
-    assert "drop_layers = '7.wieght'" in notes(result)
+    settings = {"name": "second_order", "drop_layers": ["7.wieght"]}
+    (result,) = audit_run(inversion_run, attacks=[settings])
+    assert isinstance(result.record, UnavailableRecord)
+    assert "drop_layers = '7.wieght'" in result.record.reason
 
 
 def test_frames_and_objective_are_kept(inversion_run: Path) -> None:
