@@ -122,6 +122,9 @@ def _measured(paired: Compared, by: Yardstick) -> Compared:
     else:
         exact = metrics.largest_errors(found, original) < metrics.EXACT
         figures["exact"] = float(exact.sum()) / num
+    if by.contents == "numbers" and by.in_unit_range:
+        same = metrics.largest_errors(found, original) < metrics.EXACT_8BIT
+        figures["exact_8bit"] = float(same.sum()) / num
     if by.contents == "table":
         assert by.tolerance is not None  # the scorer sets it for tables
         right = metrics.right_cells(_flat(found), _flat(original), by.tolerance)
@@ -250,7 +253,8 @@ def _token_set(claim: Reconstruction, target: Target) -> dict[str, float]:
     if claim.tokens is None:
         return {}
     precision, recall = metrics.set_scores(claim.tokens, target.inputs.round().astype(np.int64))
-    return {"token_precision": precision, "token_recall": recall}
+    share = {"token_recall": recall}
+    return {"token_precision": precision, **share} if len(claim.tokens) else share
 
 
 def _flat(records: Values) -> Values:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from attacks.features import Features
 from attacks.reconstruction import metrics
 from attacks.reconstruction_arrays import shown_arrays
+from attacks.reconstruction_figures import estimates, gains, leading
 from attacks.reconstruction_measures import (
     MOST_GALLERY,
     Compared,
@@ -30,36 +31,10 @@ from fl_audit.errors import InputError
 from fl_audit.game import GameTruth, MembershipGame
 from fl_audit.records import Records
 from fl_audit.results import ColumnFigure, Estimate, ReconstructionRecord, ReconstructionResult
-from fl_audit.stats import mean_ci, median_ci, share_ci
+from fl_audit.stats import share_ci
 from fl_audit.targets import Target
 from fl_audit.threat_model import Knowledge, flag_names
 
-_ORDER = (
-    "psnr_db",
-    "recovered",
-    "recovered_20",
-    "exact",
-    "ssim",
-    "rouge_1",
-    "rouge_2",
-    "exact_tokens",
-    "exact_rows",
-    "exact_cells",
-    "token_precision",
-    "token_recall",
-    "label_accuracy",
-    "label_overlap",
-    "re_identified@1",
-    "median_rank",
-    "feature_distance",
-)
-_BOUNDS = {
-    "psnr_db": (-np.inf, metrics.PSNR_CAP),
-    "ssim": (-1.0, 1.0),
-    "feature_distance": (0.0, np.inf),
-}
-_ENOUGH_TRIALS = 2  # a mean of one has no interval
-_ENOUGH_FOR_MEDIAN = 6  # fewer have no 95 % interval
 Scored = list[tuple[Reconstruction, Target]]
 
 
@@ -74,7 +49,8 @@ def score_reconstruction(
     """Score what a reconstruction attack said.
 
     Args:
-        output: Its claims, one an update.
+        output: Its claims, at most one an update. Updates that it tried in vain count as 0 in every
+            share, and as 0 for the guess, which says as much as the claim.
         header: The fields that every record shares.
         game: What attackers were shown: the guess and the gallery come from it.
         truth: Without it claims are kept, and no figure is given.
@@ -83,35 +59,48 @@ def score_reconstruction(
     Raises:
         InputError: If two claims are about one update, or a claim does not fit the records.
     """
-    _check_unique(output.targets)
+    _check(output)
     shapes = [] if game is None else [game.candidates.input_shape]
     output = replace(output, targets=tuple(_shaped(claim, shapes) for claim in output.targets))
-    scored = _scored(output.targets, truth)
+    scored = _evened(_scored(output.targets, truth))
     by, refused = _yardstick(output, scored, header, game=game, features=features)
     compared = [compare(claim, target, by) for claim, target in scored]
+    empty = _scored(_nothing_claimed(output, scored), truth)
+    counted = [*compared, *(compare(claim, target, by) for claim, target in empty)]
     auxiliary = None if game is None or not len(game.auxiliary) else game.auxiliary
-    guessed = [] if auxiliary is None else _guessed(scored, auxiliary, by)
-    found, why = _estimates([one.figures for one in compared])
-    baseline, _ = _estimates([one.figures for one in guessed])
+    guessed = [] if auxiliary is None else _guessed([*scored, *empty], auxiliary, by)
+    figures, theirs = [one.figures for one in counted], [one.figures for one in guessed]
+    (found, why), gained = estimates(figures), gains(figures, theirs)
     arrays = shown_arrays(output, compared, auxiliary)
     record = ReconstructionRecord(
         **header,
-        notes=[*output.notes, *_notes(output, compared, by)],
+        notes=[*output.notes, *_notes(output, counted, by)],
         num_targets=len(output.targets),
+        num_tried=len(output.targets) + len(output.unclaimed),
         metrics=found,
-        baseline=baseline,
+        baseline=estimates(theirs)[0],
+        gain=gained,
+        leading=leading(output, gained),
         refused=refused | why,
         expected=dict(output.expected),
         contents=output.contents,
-        columns=_columns(compared, guessed, output.contents),
+        columns=_columns(counted, guessed, output.contents),
         arrays_file=f"{header['label']}.safetensors" if arrays else None,
     )
     return ReconstructionResult(record, arrays)
 
 
-def _check_unique(claims: Sequence[Reconstruction]) -> None:
+def _check(output: Reconstructions) -> None:
     seen: set[tuple[int, int]] = set()
-    for claim in claims:
+    tried = None if output.tried is None else {one[:2] for one in output.tried}
+    for claim in output.targets:
+        if tried is not None and (claim.round, claim.client) not in tried:
+            raise InputError(
+                "reconstruction",
+                (claim.round, claim.client),
+                "a claim is about an update (round, client) that was tried",
+                "Put it into `tried`.",
+            )
         if (claim.round, claim.client) in seen:
             raise InputError(
                 "reconstruction",
@@ -143,6 +132,41 @@ def _scored(claims: Sequence[Reconstruction], truth: GameTruth | None) -> Scored
         return []
     pairs = [(c, truth.targets.behind(c.round, c.client, c.behind)) for c in claims]
     return [(_shaped(c, [t.inputs.shape[1:]]), t) for c, t in pairs if t is not None]
+
+
+def _evened(scored: Scored) -> Scored:
+    """Claims that give tokens alone, where others give sequences too, have found no sequence."""
+    if all(claim.inputs is None for claim, _ in scored):
+        return scored
+    return [
+        (claim if claim.inputs is not None else replace(claim, inputs=_no_records(target)), target)
+        for claim, target in scored
+    ]
+
+
+def _no_records(target: Target) -> Values:
+    return np.zeros((0, *target.inputs.shape[1:]))
+
+
+def _nothing_claimed(output: Reconstructions, scored: Scored) -> list[Reconstruction]:
+    """For updates that were tried in vain: empty claims, of what the attack claims elsewhere."""
+    if not scored:
+        return []
+    claims, none_found = [claim for claim, _ in scored], _no_records(scored[0][1])
+    none = np.zeros(0, dtype=np.int64)
+    has_labels = any(claim.labels is not None for claim in claims)
+    return [
+        Reconstruction(
+            server_round,
+            client,
+            none_found if any(c.inputs is not None for c in claims) else None,
+            none if any(c.label_counts is not None for c in claims) else None,
+            none if has_labels else None,
+            none if any(c.tokens is not None for c in claims) else None,
+            behind=behind,
+        )
+        for server_round, client, behind in output.unclaimed
+    ]
 
 
 def _guessed(scored: Scored, auxiliary: Records, by: Yardstick) -> list[Compared]:
@@ -237,32 +261,6 @@ def _tolerance(game: MembershipGame | None, originals: Sequence[NDArray[np.float
     return metrics.column_tolerance(known.reshape(len(known), -1).astype(np.float64))
 
 
-def _estimates(
-    figures: Sequence[Mapping[str, float]],
-) -> tuple[dict[str, Estimate], dict[str, str]]:
-    """Each measure over the updates that have it, with its interval; or why there is none."""
-    found: dict[str, Estimate] = {}
-    refused: dict[str, str] = {}
-    for name in _ORDER:
-        values = np.array([own[name] for own in figures if name in own])
-        if not len(values):
-            continue
-        if not np.isfinite(values).all():
-            refused[name] = "it is not finite for some update"
-            continue
-        enough = _ENOUGH_FOR_MEDIAN if name == "median_rank" else _ENOUGH_TRIALS
-        if name == "median_rank" and len(values) >= enough:
-            found[name] = median_ci(values)
-        elif name not in _BOUNDS and name != "median_rank":
-            found[name] = share_ci(np.clip(values, 0, 1))  # a sum of shares may round above 1
-        elif len(values) >= enough:
-            found[name] = mean_ci(values, bounds=_BOUNDS[name])
-        else:
-            listed = ", ".join(f"{value:.4g}" for value in values)
-            refused[name] = f"an interval needs {enough} updates or more; found: {listed}"
-    return found, refused
-
-
 def _columns(
     compared: Sequence[Compared], guessed: Sequence[Compared], contents: str
 ) -> list[ColumnFigure]:
@@ -284,9 +282,14 @@ def _columns(
 
 def _notes(output: Reconstructions, compared: Sequence[Compared], by: Yardstick) -> list[str]:
     notes = []
-    if compared and len(compared) < len(output.targets):
-        rest = len(output.targets) - len(compared)
-        notes.append(f"Of {rest} updates with a claim the truth is not known: they are not scored.")
+    vain, rest = len(output.unclaimed), len(output.targets) + len(output.unclaimed) - len(compared)
+    if vain:
+        notes.append(
+            f"{vain} of {len(output.targets) + vain} updates that were tried gave no claim. Shares "
+            "of records, tokens and labels count them as 0; distances are of what was claimed."
+        )
+    if compared and rest:
+        notes.append(f"Of {rest} updates the truth is not known: they are not scored.")
     paired = [one for one in compared if one.claim.inputs is not None]
     if not paired:
         return notes

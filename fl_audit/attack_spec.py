@@ -123,11 +123,19 @@ class Reconstruction:
     confidence: NDArray[np.float64] | None = None
 
 
+Tried = tuple[int, int, tuple[int, ...]]
+"""An update that was attacked: round, client (-1 for a sum), and the clients behind it."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Reconstructions:
-    """All claims of a reconstruction attack. An update it makes no claim about is not in it.
+    """All claims of a reconstruction attack, at most one an update.
 
     Attributes:
+        tried: Updates that the attack had in its hands: those with a claim, and those that gave
+            nothing for a reason that lies in the data (a mixture, nothing fired, not confirmed, a
+            search in vain). In shares of originals the latter count as 0. Updates that settings,
+            or a limit of size, kept out are not tried. None: the claims alone.
         expected: Metric: the value that theory expects of it here, before the truth is looked at.
         contents: What inputs are: numbers (pictures among them), tokens, or rows of a table.
     """
@@ -136,6 +144,13 @@ class Reconstructions:
     notes: tuple[str, ...] = ()
     expected: Mapping[str, float] = field(default_factory=dict)
     contents: Literal["numbers", "tokens", "table"] = "numbers"
+    tried: tuple[Tried, ...] | None = None
+
+    @property
+    def unclaimed(self) -> tuple[Tried, ...]:
+        """Updates that were tried and gave no claim."""
+        claimed = {(claim.round, claim.client) for claim in self.targets}
+        return tuple(one for one in self.tried or () if one[:2] not in claimed)
 
 
 AttackOutput = MembershipScores | Reconstructions | EstimateOutput

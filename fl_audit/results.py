@@ -193,6 +193,10 @@ LOWER_IS_BETTER = frozenset({"feature_distance", "median_rank"})
 """Metrics of reconstructions of which a smaller value means a better reconstruction."""
 
 
+PER_CLAIM = frozenset({"psnr_db", "ssim", "median_rank", "feature_distance", "token_precision"})
+"""Metrics of reconstructions that are about what was claimed, not about all originals."""
+
+
 class ColumnFigure(Record):
     """How often one column of a table came back right."""
 
@@ -214,9 +218,23 @@ class ReconstructionRecord(AttackRecord):
         "of held-out records of that class: nobody trained on it",
     )
     num_targets: int = Field(description="Client updates the attack made a claim about")
+    num_tried: int | None = Field(
+        default=None,
+        description="Client updates it tried; those without a claim count as 0 in shares. None: "
+        "not recorded",
+    )
     metrics: dict[Text, Estimate]
     baseline: dict[Text, Estimate] = Field(
         description="The same metrics for a guess made without the update (mean record, class mix)"
+    )
+    gain: dict[Text, Estimate] = Field(
+        default_factory=dict,
+        description="Mean over updates of metric minus the guess's on the same update (of ranks: "
+        "median), with the sign that makes positive better",
+    )
+    leading: Text | None = Field(
+        default=None,
+        description="The metric whose gain decides the verdict: fixed by what was claimed",
     )
     refused: dict[Text, Text] = Field(default_factory=dict)
     expected: dict[Text, float] = Field(
@@ -232,11 +250,9 @@ class ReconstructionRecord(AttackRecord):
     )
 
     def beats_guess(self, metric: str) -> bool:
-        """Whether the interval of a metric lies on the better side of the guess's."""
-        found, guess = self.metrics.get(metric), self.baseline.get(metric)
-        if found is None or guess is None:
-            return False
-        return found.high < guess.low if metric in LOWER_IS_BETTER else found.low > guess.high
+        """Whether the interval of what a metric gains on the guess lies above zero."""
+        gain = self.gain.get(metric)
+        return gain is not None and gain.low > 0
 
 
 class RoundEstimate(Record):

@@ -33,6 +33,7 @@ from fl_audit.attack_spec import (
     AttackSpec,
     Reconstruction,
     Reconstructions,
+    Tried,
 )
 from fl_audit.errors import InputError
 from fl_audit.files import Arrays
@@ -166,11 +167,14 @@ class _Tally:
     """What became of all updates.
 
     Attributes:
-        shares: Of the batch, for claims in closed form whose number of records is known.
+        shares: Of the batch that comes back in closed form, where the number of records that
+            passed is known: 0 unless one did.
+        tried: Updates that were looked at, but for those that wait for a search.
     """
 
     catches: list[Catch] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
+    tried: list[Tried] = field(default_factory=list)
     searched: int = 0
 
 
@@ -181,13 +185,14 @@ def _run(given: AttackInput) -> Reconstructions:
         if not _is_tampered(given, seen):
             continue
         if is_two_dense(seen.model):
-            _take_closed(given, seen, tally)
-            continue
-        module = given.view.architecture()
-        catch = land(given, seen, module, may_search=tally.searched < settings.most_searches)
+            catch = _take_closed(given, seen, tally.shares)
+        else:
+            module = given.view.architecture()
+            catch = land(given, seen, module, may_search=tally.searched < settings.most_searches)
+            tally.searched += catch is not None and catch.fate in ("one", "unsolved")
         if catch is not None:
             tally.catches.append(catch)
-            tally.searched += catch.fate in ("one", "unsolved")
+            tally.tried += [] if catch.fate == "waiting" else [seen.tried]
     if not tally.catches:
         raise InputError(
             "received models",
@@ -197,31 +202,33 @@ def _run(given: AttackInput) -> Reconstructions:
         )
     claims = tuple(each.claim for each in tally.catches if each.claim is not None)
     expected = {"recovered": float(np.mean(tally.shares))} if tally.shares else {}
-    return Reconstructions(claims, _notes(given, tally), expected)
+    return Reconstructions(claims, _notes(given, tally), expected, tried=tuple(tally.tried))
 
 
-def _take_closed(given: AttackInput, seen: Observed, tally: _Tally) -> None:
-    """The record of one update in closed form."""
+def _take_closed(given: AttackInput, seen: Observed, shares: list[float]) -> Catch | None:
+    """What came of one update in closed form; None if its model lets more than one class through.
+
+    Args:
+        shares: Where to put the share of the batch that must have come back, if it is known.
+    """
     cut = read_cut(seen.model)
     if cut is None:
-        return
+        return None
     batch, chance, passed = batch_size(seen), _chance(given, seen, cut), num_passed(seen, cut)
     weight, bias = trap_layer(seen.model)
     row, signal = seen.update[weight], seen.update[bias]
+    if batch is not None and passed is not None:
+        shares.append(1 / batch if passed == 1 else 0.0)
     if not signal.any():
-        tally.catches.append(Catch("empty", chance, is_counted=passed is not None))
-        return
+        return Catch("empty", chance, is_counted=passed is not None)
     record = invert_linear(row, signal)
     is_one = rank_one_residual(row, signal, record) <= _MOST_UNEXPLAINED
     if not is_one or _is_mixture(given, record) or (passed or 1) > 1:
-        tally.catches.append(Catch("mixed", chance, is_counted=passed is not None))
-        return
+        return Catch("mixed", chance, is_counted=passed is not None)
     shape = (-1,) if given.auxiliary is None else given.auxiliary.input_shape
     label = np.array([cut.label], dtype=np.int64)
     claim = Reconstruction(seen.round, seen.client, record.reshape(1, *shape), labels=label)
-    tally.catches.append(Catch("one", chance, is_counted=passed is not None, claim=claim))
-    if batch is not None and passed == 1:
-        tally.shares.append(1 / batch)
+    return Catch("one", chance, is_counted=passed is not None, claim=claim)
 
 
 def _chance(given: AttackInput, seen: Observed, cut: Cut) -> float | None:

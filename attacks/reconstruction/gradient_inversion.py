@@ -21,7 +21,7 @@ from attacks.reconstruction.inversion_tasks import Task, groups_of, task_of
 from attacks.reconstruction.observed import both_seats, seat_notes
 from attacks.reconstruction.optimisation.engine import Sight, invert_gradients
 from attacks.reconstruction.optimisation.result import Inversion
-from fl_audit.attack_spec import AttackInput, AttackSpec, Reconstruction, Reconstructions
+from fl_audit.attack_spec import AttackInput, AttackSpec, Reconstruction, Reconstructions, Tried
 from fl_audit.errors import AuditError
 from fl_audit.threat_model import Knowledge
 
@@ -77,6 +77,7 @@ def invert_all(given: AttackInput, source: Source, search_one: Search) -> Recons
     """Search each chosen update, after a check of whether that can succeed at all."""
     settings: InversionSettings = given.settings
     claims: list[Reconstruction] = []
+    tried: list[Tried] = []
     failed, num_hopeless = list[AuditError](), 0
     notes = [*seat_notes(given.view, source, settings)]
     for seen in groups_of(given, source):
@@ -96,6 +97,7 @@ def invert_all(given: AttackInput, source: Source, search_one: Search) -> Recons
             if feasible.verdict == "hopeless" and not settings.hopeless_too:
                 num_hopeless += 1
                 continue
+            tried.append(seen[0].tried)
             found = search_one(given, task)
         except AuditError as error:
             failed.append(error)
@@ -106,7 +108,7 @@ def invert_all(given: AttackInput, source: Source, search_one: Search) -> Recons
         claims.append(_claim(task, found))
     if not claims and failed and not num_hopeless:
         raise failed[0]  # a setting, or what is not granted: the same for every update
-    return Reconstructions(tuple(claims), tuple(dict.fromkeys(notes)))
+    return Reconstructions(tuple(claims), tuple(dict.fromkeys(notes)), tried=tuple(tried))
 
 
 def _claim(task: Task, found: Inversion) -> Reconstruction:

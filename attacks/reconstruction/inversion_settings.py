@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, Literal
 
 from pydantic import Field, create_model
@@ -63,9 +64,11 @@ def preset_settings(
         changes: Defaults of settings that are not the engine's.
     """
     defaults = {**PRESETS[name], **changes}
-    fields: dict[str, Any] = {
-        key: (base.model_fields[key].annotation, value) for key, value in defaults.items()
-    }
+    fields: dict[str, Any] = {}
+    for key, value in defaults.items():
+        field = copy(base.model_fields[key])  # with its bounds
+        field.default = value
+        fields[key] = (field.annotation, field)
     made: Any = create_model(
         f"{name.title().replace('_', '')}Settings",
         __base__=base,

@@ -105,8 +105,9 @@ def rank_one_residual(
 
 def _run(given: AttackInput, source: Source) -> Reconstructions:
     settings: Settings = given.settings
-    claims, mixed, silent = [], 0, 0
+    claims, tried, mixed, silent = [], [], 0, 0
     for update in observed(given, source):
+        tried.append(update.tried)
         weight_name, bias_name = first_dense_layer(update.update)
         if bias_name is None:
             raise InputError(
@@ -135,7 +136,7 @@ def _run(given: AttackInput, source: Source) -> Reconstructions:
         )
     if silent:
         notes.append(f"{silent} updates did not touch the layer's bias.")
-    return Reconstructions(tuple(claims), tuple(notes))
+    return Reconstructions(tuple(claims), tuple(notes), tried=tuple(tried))
 
 
 ATTACK, LOCAL_ATTACK = both_seats(

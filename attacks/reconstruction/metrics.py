@@ -26,6 +26,7 @@ from fl_audit.errors import InputError
 Values = NDArray[np.float64]
 PSNR_CAP = 150.0  # dB: two float64 images that differ by rounding would give any number
 EXACT = 1e-6  # largest error of a reconstruction that is called exact
+EXACT_8BIT = 1 / 510  # likewise where 255 levels of [0, 1] are stored: half a level
 PADDING = 0  # the token that fills short sequences: no part of the text
 CELL_TOLERANCE = 0.1  # standard deviations of a column that a value of it may be off
 _SIGMA, _MOST_REACH = 1.5, 5  # SSIM's usual Gaussian window: 11 pixels wide

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from attacks.federated.rounds import SUM, Source, chosen_rounds, round_updates
-from fl_audit.attack_spec import AttackInput, AttackSettings, AttackSpec, Reconstructions
+from fl_audit.attack_spec import AttackInput, AttackSettings, AttackSpec, Reconstructions, Tried
 from fl_audit.errors import InputError
 from fl_audit.local_training import LocalTraining
 from fl_audit.threat_model import NOTHING_KNOWN, Knowledge, Observation
@@ -59,6 +59,11 @@ class Observed:
     update: Mapping[str, Values]
     local: LocalTraining | None
     num_examples: float | None
+
+    @property
+    def tried(self) -> Tried:
+        """Its place in `Reconstructions.tried`."""
+        return self.round, self.client, self.behind
 
 
 def observed(given: AttackInput, source: Source) -> Iterator[Observed]:

@@ -40,7 +40,7 @@ def run_planted(
     Args:
         remedy: Which server plants them, for an error's last sentence.
         read: Records from one update.
-        expect: Share of a batch that theory expects back, given the adversary's own records (m, d),
+        expect: Share of a batch that theory expects back of any update, given the adversary's own records (m, d),
             of which there may be none; None where it says nothing. Asked where the batch is known
             and was one step.
 
@@ -48,23 +48,23 @@ def run_planted(
         InputError: If no client received a planted model.
     """
     proxy = _own_records(given)
-    claims, shares, silent, rough, firm = [], [], 0, 0, 0
+    claims, tried, shares, silent, rough, firm = [], [], [], 0, 0, 0
     for planted in planted_updates(given, remedy):
         found = read(planted)
+        tried.append(planted.seen.tried)
+        is_rough = planted.steps is not None and planted.steps > 1
+        if planted.batch is not None and not is_rough:  # theory is about one gradient
+            share = expect(planted, proxy)  # of updates that gave nothing, too
+            shares += [] if share is None else [share]
         if not len(found.records):
             silent += 1
             continue
         claims.append(claim(planted, found, given))
         firm += int((found.votes > 1).sum())
-        if planted.steps is not None and planted.steps > 1:  # theory is about one gradient
-            rough += 1
-        elif planted.batch is not None:
-            share = expect(planted, proxy)
-            shares += [] if share is None else [share]
+        rough += is_rough
     expected = {"recovered": float(np.mean(shares))} if shares else {}
-    return Reconstructions(
-        tuple(claims), _notes(claims, given, silent=silent, rough=rough, firm=firm), expected
-    )
+    notes = _notes(claims, given, silent=silent, rough=rough, firm=firm)
+    return Reconstructions(tuple(claims), notes, expected, tried=tuple(tried))
 
 
 def _own_records(given: AttackInput) -> Matrix:

@@ -68,6 +68,12 @@ def polish_numbers(
         return objective.residual(simulation.pure(filled(numbers), classes))
 
     start = fixed.reshape(-1)[places].clone()
-    refined = refine(residual, start, steps=steps, dense_limit=config.dense_limit)
+    refined = refine(
+        residual,
+        start,
+        steps=steps,
+        dense_limit=config.dense_limit,
+        most_products=config.refine_evaluations,
+    )
     found: Values = filled(refined.unknowns).detach().cpu().numpy()
     return found, refined

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attacks.reconstruction.spear_layer import Evidence, Mask, Values, mask_of
+from attacks.reconstruction.spear_layer import Evidence, Mask, Values, mask_of, parallel_rows
 
 _NEW = 1e-6  # what must tell a mask or an input from those that are known, relative
 _SHARED = 1e-5  # cosine of a direction with what may be added to another example's mask
 _ALIKE = 1e-3  # distance of a mask from what also vanishes where another does, if it is that
+_SAME_READING = 1e-3  # distance of a direction from what neurons gave, relative, if it is that
 _LONE = 3  # neurons that an input was read off at count as agreeing with its mask
 _VAGUE = 0.05  # error, relative to the largest value, above which an input is not known
 
@@ -24,7 +26,8 @@ class Solution:
         directions: Shape (k, rank), at input scale.
         masks: Shape (rank, k), at the scale at which rows times masks are signals.
         errors: Standard deviation of an input value's error, shape (k,).
-        is_sure: Whether nothing else fits, and errors are small beside the input, shape (k,).
+        is_sure: Whether nothing else fits, and errors are small beside the input, shape (k,). In a
+            batch that is not all explained, only inputs that single neurons gave, too, can be.
         is_likely: The same, but for examples that are not found and may be part of it, shape (k,).
         is_adopted: Whether it was known from another layer, shape (k,).
     """
@@ -91,9 +94,15 @@ class Found:
         self.directions[same[0]] = direction  # a mask that was found by sampling
         return True
 
-    def remainder(self, seen: Evidence) -> Values:
-        """Rows without the examples whose inputs are known, shape (n, rank)."""
-        directions, masks, _ = self.known(seen.rank)
+    def remainder(self, seen: Evidence, omit: Iterable[int] = ()) -> Values:
+        """Rows without the examples whose inputs are known, shape (n, rank).
+
+        Args:
+            omit: Places of examples to leave in.
+        """
+        directions, masks, places = self.known(seen.rank)
+        taken_out = ~np.isin(places, list(omit))
+        directions, masks = directions[taken_out], masks[:, taken_out]
         if not len(directions):
             return seen.rows
         taken = masks @ np.linalg.solve(directions @ masks, directions)
@@ -119,14 +128,41 @@ class Found:
         sizes = np.abs(seen.inputs(directions)).max(axis=1)
         is_near = errors <= _VAGUE * sizes
         settled, whole = self._is_settled(seen, directions, places)
+        pairs = zip(seen.inputs(directions), masks.T, strict=True)
+        agrees = np.array([seen.agrees(example, mask) for example, mask in pairs], dtype=np.bool_)
+        is_explained = len(places) == seen.rank and bool(agrees.all())
+        trusted = is_explained | self._is_read_off(seen, directions, places, agrees)
         return Solution(
             directions,
             masks / scale,
             errors,
-            is_sure=settled & whole & is_near,
-            is_likely=settled & is_near,
+            is_sure=settled & whole & is_near & agrees & trusted,
+            is_likely=settled & is_near & agrees,
             is_adopted=np.array(self.adopted, dtype=np.bool_)[places],
         )
+
+    def _is_read_off(
+        self,
+        seen: Evidence,
+        directions: Values,
+        places: NDArray[np.int64],
+        agrees: NDArray[np.bool_],
+    ) -> NDArray[np.bool_]:
+        """Examples whose direction is known by itself, too, and is no mixture's, shape (k,).
+
+        Neurons that two examples turn on are parallel, too, if these send back signals in one
+        ratio. With two classes all do: the last layer's signals are multiples of (1, -1). Then
+        parallel neurons are left over that are no example's, and none is trusted.
+        """
+        if parallel_rows(self.remainder(seen, omit=places[~agrees])):
+            return np.zeros(len(places), dtype=np.bool_)
+        read_off = np.zeros(len(places), dtype=np.bool_)
+        for own, place in enumerate(places):
+            direction = self.directions[place]
+            if direction is not None:
+                apart = np.linalg.norm(seen.scaled(direction) - directions[own])
+                read_off[own] = apart <= _SAME_READING * np.linalg.norm(directions[own])
+        return read_off
 
     def _is_settled(
         self, seen: Evidence, directions: Values, places: NDArray[np.int64]

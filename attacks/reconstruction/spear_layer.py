@@ -29,6 +29,7 @@ _UNITS = 2  # of rounding, times the largest singular value: smaller singular va
 _EDGE = 1.2  # times the largest singular value that white noise of this size has
 SIGMAS = 8.0  # a number of so many standard deviations of its error is not 0
 _NULL = 4.0  # times the norm of as much noise: a combination of rows larger than that is not 0
+_NEARLY = 1e-3  # 1 - |cosine| of directions that are worth comparing exactly
 _EXCESS = 3  # agreements beyond those that any vector reaches
 _TINY = np.finfo(np.float64).tiny
 
@@ -84,12 +85,26 @@ class Evidence:
 
         Of several steps, those that it leaves off in the first and in the last.
         """
-        off = np.ones(len(self.rows), dtype=np.bool_)
+        return self._is_beyond(example, -1.0)
+
+    def agrees(self, example: Values, mask: Values) -> bool:
+        """Whether an input turns on the neurons that its mask gives a signal to, and no others.
+
+        A mixture turns on neurons that only one of its examples does, and these get no signal.
+        """
+        signal = np.abs(self.rows @ mask) / np.linalg.norm(mask)
+        off, on = self.off(example), self._is_beyond(example, 1.0)
+        limit = _NULL * np.sqrt(off.sum() + self.rank)
+        return bool(np.linalg.norm(signal[off]) <= limit and (signal[on] > SIGMAS).all())
+
+    def _is_beyond(self, example: Values, sign: float) -> NDArray[np.bool_]:
+        """Neurons whose value is surely of a sign, at each moment that is known, shape (n,)."""
+        beyond = np.ones(len(self.rows), dtype=np.bool_)
         for layer in self.layers:
             value = layer.weight @ example + layer.bias
             size = np.abs(layer.weight) @ np.abs(example) + np.abs(layer.bias)
-            off &= value < -SIGMAS * self.precision * size
-        return off
+            beyond &= sign * value > SIGMAS * self.precision * size
+        return beyond
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,3 +208,32 @@ def _null_mask(rows: Values, direction: Values) -> Mask | None:
     left, size, _ = np.linalg.svd(null - np.outer(vector, vector @ null), full_matrices=False)
     inverse = np.where(is_null, 0.0, 1.0 / np.maximum(singular, _TINY))
     return Mask(vector, left[:, size > 0.5], (right.T * np.square(inverse)) @ right)
+
+
+def parallel_rows(rows: Values) -> list[NDArray[np.int64]]:
+    """Groups of two or more rows that are multiples of one another, the largest first.
+
+    Args:
+        rows: Shape (n, rank), with errors of standard deviation 1; rows within them count as 0.
+    """
+    size = np.linalg.norm(rows, axis=1)
+    doubt = SIGMAS * np.sqrt(rows.shape[1])  # a row's error, at most
+    places = np.flatnonzero(size > 4 * doubt)
+    unit = rows[places] / size[places, None]
+    cosine = unit @ unit.T
+    first, second = np.nonzero(np.triu(np.abs(cosine) > 1 - _NEARLY, 1))
+    sign = np.sign(cosine[first, second])[:, None]
+    apart = np.linalg.norm(unit[first] - sign * unit[second], axis=1)
+    close = apart <= doubt * (1 / size[places[first]] + 1 / size[places[second]])
+    linked = np.eye(len(places), dtype=np.bool_)
+    linked[first[close], second[close]] = linked[second[close], first[close]] = True
+    free, groups = np.ones(len(places), dtype=np.bool_), []
+    while free.any():
+        partners = np.where(free, (linked & free).sum(axis=1), 0)
+        best = int(partners.argmax())
+        if partners[best] < 2:
+            break
+        group = np.flatnonzero(linked[best] & free)
+        groups.append(places[group])
+        free[group] = False
+    return groups

@@ -28,8 +28,9 @@ def _run(given: AttackInput, source: Source) -> Reconstructions:
     settings: Settings = given.settings
     view = seated(given.view, source, settings)
     told = present_tokens(view, layer=settings.layer, rounds=settings.rounds, source=source)
-    claims, counts, silent = [], [], 0
+    claims, tried, counts, silent = [], [], [], 0
     for target in observed(given, source):
+        tried.append(target.tried)
         tokens = told.get((target.round, target.client))
         if tokens is None:
             silent += 1
@@ -46,9 +47,8 @@ def _run(given: AttackInput, source: Source) -> Reconstructions:
             f"{silent} updates are zero or move every row (noise, an output layer that shares the "
             "weights, data that hold the whole vocabulary): no claim is made about them."
         )
-    return Reconstructions(
-        tuple(claims), (*notes, *seat_notes(given.view, source, settings)), contents="tokens"
-    )
+    notes += seat_notes(given.view, source, settings)
+    return Reconstructions(tuple(claims), tuple(notes), contents="tokens", tried=tuple(tried))
 
 
 ATTACK, LOCAL_ATTACK = both_seats(

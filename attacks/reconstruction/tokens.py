@@ -106,7 +106,8 @@ class _Tally:
 
 def _run(given: AttackInput, source: Source) -> Reconstructions:
     settings: Settings = given.settings
-    view, tally, claims = seated(given.view, source, settings), _Tally(), []
+    view, tally = seated(given.view, source, settings), _Tally()
+    claims, tried = [], []
     reader: Reader | None = None
     for target in observed(given, source):
         module = view.architecture()
@@ -120,6 +121,7 @@ def _run(given: AttackInput, source: Source) -> Reconstructions:
         decay = granted_multiple(view, target.round, target.behind)
         found = _recover(target, reader, settings, decay or 0.0)
         tally.add(found)
+        tried.append(target.tried)
         if len(found.tokens):
             claims.append(
                 Reconstruction(
@@ -131,9 +133,8 @@ def _run(given: AttackInput, source: Source) -> Reconstructions:
                 )
             )
     notes = [] if reader is None else tally.notes(reader, settings.rtol)
-    return Reconstructions(
-        tuple(claims), (*notes, *seat_notes(given.view, source, settings)), contents="tokens"
-    )
+    notes += seat_notes(given.view, source, settings)
+    return Reconstructions(tuple(claims), tuple(notes), contents="tokens", tried=tuple(tried))
 
 
 def _recover(target: Observed, reader: Reader, settings: Settings, decay: float) -> RecoveredTokens:

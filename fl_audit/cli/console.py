@@ -17,7 +17,13 @@ from fl_audit.errors import AuditError, InputError
 
 if TYPE_CHECKING:
     from fl_audit.report.seeds import SeedsReport
-    from fl_audit.results import AnyAttackRecord, Estimate, EstimateRecord, MembershipRecord
+    from fl_audit.results import (
+        AnyAttackRecord,
+        Estimate,
+        EstimateRecord,
+        MembershipRecord,
+        ReconstructionRecord,
+    )
 
 console = Console()
 error_console = Console(stderr=True)
@@ -28,6 +34,7 @@ _SHORT_KINDS = {"out-of-distribution": "out-of-distr."}  # 80 columns
 _FEW_ATTACKS = 6  # whose every figure is printed
 _RATES = ("tpr@fpr=0.001", "tpr@fpr=0.01", "tpr@fpr=0.1")
 _MOST_RATES = 2  # columns
+_CRITERIA = {"exact": "exact (< 1e-6)", "exact_8bit": "exact_8bit (< 1/510)"}
 _HEADINGS = {
     "balanced_accuracy": "balanced\naccuracy",
     "auc_of_most_exposed": "auc of most\nexposed",
@@ -95,6 +102,7 @@ def print_results(records: Sequence[AnyAttackRecord]) -> None:
     table = _full_table([r for r in records if r not in scored] if is_long else records)
     if table.row_count:
         console.print(table)
+    _print_refused(records)
     if not is_long:
         for record in records:
             sentence = escape(verdict(record))
@@ -199,18 +207,44 @@ def _rows(record: AnyAttackRecord) -> list[tuple[str, str, str, str]]:
     elif record.kind == "estimate":
         return _estimate_rows(record)
     else:
-        found, control = record.metrics, record.baseline
+        return _reconstruction_rows(record)
     rows = [(name, _text(found[name]), _text(control.get(name))) for name in found]
-    if record.kind == "reconstruction":
-        for name, value in record.expected.items():
-            place = next((n for n, row in enumerate(rows) if row[0] == name), len(rows) - 1)
-            rows.insert(place + 1, (_theory_of(name, found), f"{value:.3f}", ""))
     return [(record.label if place == 0 else "", *row) for place, row in enumerate(rows)]
 
 
-def _theory_of(name: str, found: Mapping[str, Estimate]) -> str:
-    """Below the figure that it is about, or by its name."""
-    return "  theory" if name in found else f"{name}, theory"
+def _reconstruction_rows(record: ReconstructionRecord) -> list[tuple[str, str, str, str]]:
+    """Figures beside the guess's; below each its theory, and the gain that decides the verdict."""
+    rows: list[tuple[str, str, str]] = []
+    for name, found in record.metrics.items():
+        digits = _significant if name == "feature_distance" else _text
+        control = record.baseline.get(name)
+        rows.append((_CRITERIA.get(name, name), digits(found), digits(control)))
+        if name in record.expected:
+            rows.append(("  theory", f"{record.expected[name]:.3f}", ""))
+        if name == record.leading:
+            rows.append(("  gain, decides", _text(record.gain[name]), ""))
+    rows += [(_CRITERIA.get(name, name), "refused", "-") for name in record.refused]
+    rows += [
+        (f"{name}, theory", f"{value:.3f}", "")
+        for name, value in record.expected.items()
+        if name not in record.metrics
+    ]
+    return [(record.label if place == 0 else "", *row) for place, row in enumerate(rows)]
+
+
+def _print_refused(records: Sequence[AnyAttackRecord]) -> None:
+    """Why figures of reconstructions are refused: the table has no room for it."""
+    for record in records:
+        for name, reason in record.refused.items() if record.kind == "reconstruction" else ():
+            line = f"{record.label}, {name} refused: {reason}"
+            console.print(escape(line), highlight=False)
+
+
+def _significant(estimate: Estimate | None) -> str:
+    """Three digits that count, for figures that may be far below 0.001."""
+    if estimate is None:
+        return "-"
+    return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
 
 
 def _estimate_rows(record: EstimateRecord) -> list[tuple[str, str, str, str]]:

@@ -57,7 +57,8 @@ _METRICS = {
     "balanced_accuracy": "balanced accuracy",
     "psnr_db": "PSNR, dB",
     "label_overlap": "label overlap",
-    "exact": "exact records",
+    "exact": "exact records (largest error below 0.000001)",
+    "exact_8bit": "exact records at 8 bits (largest error below 1/510)",
     "ssim": "SSIM",
     "recovered": "recovered records (above 30 dB)",
     "recovered_20": "recognised records (above 20 dB)",
@@ -82,7 +83,7 @@ _METRICS = {
     "presence_f1": "F1 of classes present",
     "presence_f1_gain": "gain in F1 over the guess",
 }
-_FRACTIONS = {*_METRICS, "accuracy", "probability"} - {"median_rank"}
+_FRACTIONS = {*_METRICS, "accuracy", "probability"} - {"median_rank", "feature_distance"}
 _MODEL_ENGINE = "none: a trained model"
 
 

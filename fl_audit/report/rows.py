@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fl_audit.report.access import access_of_record
 from fl_audit.report.verdict import verdict
 from fl_audit.results import (
+    PER_CLAIM,
     AnyAttackRecord,
     Estimate,
     EstimateRecord,
@@ -27,6 +28,8 @@ class MetricLine:
 
     Attributes:
         expected: What theory said of it, before the truth was looked at.
+        gain: What it gains on the guess, update by update, if this decides the verdict.
+        of_claims: Whether it is about what was claimed, where some updates gave no claim.
     """
 
     name: str
@@ -35,6 +38,8 @@ class MetricLine:
     refused: str | None = None
     chance: float | None = None
     expected: float | None = None
+    gain: Estimate | None = None
+    of_claims: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,8 @@ def _lines(record: AnyAttackRecord) -> Iterator[MetricLine]:
     refused: Mapping[str, str]
     chance: Mapping[str, float] = {}
     expected: Mapping[str, float] = {}
+    gain: Mapping[str, Estimate] = {}
+    of_claims: frozenset[str] = frozenset()
     if isinstance(record, MembershipRecord):
         found = {} if record.result is None else record.result.metrics
         control = {} if record.null is None else record.null.metrics
@@ -122,6 +129,8 @@ def _lines(record: AnyAttackRecord) -> Iterator[MetricLine]:
     else:
         found, control, refused = record.metrics, record.baseline, record.refused
         expected = record.expected
+        gain = {name: e for name, e in record.gain.items() if name == record.leading}
+        of_claims = PER_CLAIM if (record.num_tried or 0) > record.num_targets else of_claims
         unknown = {name: _NOT_MEASURED for name in expected if name not in found}
         refused = unknown | refused
     for name, estimate in found.items():
@@ -131,6 +140,8 @@ def _lines(record: AnyAttackRecord) -> Iterator[MetricLine]:
             control.get(name),
             chance=chance.get(name),
             expected=expected.get(name),
+            gain=gain.get(name),
+            of_claims=name in of_claims,
         )
     for name, reason in refused.items():
         yield MetricLine(name, None, None, reason, expected=expected.get(name))

@@ -11,8 +11,10 @@ from fl_audit.results import (
 )
 
 CHANCE = 0.5  # AUC of a score that knows nothing
-_LABELS = {"label_overlap", "label_accuracy"}  # these alone are no reconstruction
-_TOKENS = {"token_precision", "token_recall"}
+_BETTER = {  # by the measure that decides: labels or tokens alone are no reconstruction
+    "label_overlap": "leaks training labels: better than a guess",
+    "token_recall": "leaks tokens of the training data: better than a guess",
+}
 NOTHING_FOUND = "no leakage detected by this attack at this power"
 
 
@@ -82,11 +84,9 @@ def _reconstruction(record: ReconstructionRecord) -> str:
         return "claims only: no truth to compare with"
     if not set(record.metrics) & set(record.baseline):
         return "reconstructed something; there is no guess to compare it with"
-    better = {name for name in record.metrics if record.beats_guess(name)}
-    if better and better <= _LABELS:
-        return "leaks training labels: better than a guess"
-    if better and better <= _TOKENS:
-        return "leaks tokens of the training data: better than a guess"
-    if better:
-        return "training data reconstructed better than a guess"
+    if record.leading is None:
+        return "not compared with a guess update by update"
+    if record.beats_guess(record.leading):  # one measure, fixed in advance: never the best of many
+        default = "training data reconstructed better than a guess"
+        return _BETTER.get(record.leading, default)
     return "no better than a guess at this power"

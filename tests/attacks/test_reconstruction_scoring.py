@@ -47,7 +47,7 @@ def game(auxiliary: Records, candidates: Records | None = None) -> MembershipGam
 def scored(
     claims: Any, targets: Any, auxiliary: Records | None = None, **more: Any
 ) -> ReconstructionResult:
-    fields = {k: more.pop(k) for k in ("contents", "expected") if k in more}
+    fields = {k: more.pop(k) for k in ("contents", "expected", "tried") if k in more}
     header = HEADER | {k: more.pop(k) for k in ("knows",) if k in more}
     held = targets if isinstance(targets, Targets) else targets_of(targets)
     return score_reconstruction(
@@ -150,7 +150,7 @@ def test_updates_without_a_truth_are_kept_and_said() -> None:
     claims = [Reconstruction(1, 0, ORIGINALS), Reconstruction(3, 7, np.zeros((1, 2)))]
     result = scored(claims, [ONE])
     assert result.record.num_targets == 2
-    assert "Of 1 updates with a claim the truth is not known" in result.record.notes[0]
+    assert "Of 1 updates the truth is not known" in result.record.notes[0]
     assert "round_0003/client_7/reconstruction" in result.arrays
     bare = score_reconstruction(
         Reconstructions((claims[1],)), HEADER, game=None, truth=None, features=None
@@ -272,7 +272,7 @@ def test_one_update_gives_its_values_and_no_interval() -> None:
 
 
 def test_the_distance_of_features_is_relative_to_the_original() -> None:
-    claims = [Reconstruction(n, 0, ORIGINALS[1:] * 1.1) for n in (1, 2)]
+    claims = [Reconstruction(n, 0, ORIGINALS[1:] * (1.07 + n / 50)) for n in (1, 2)]
     targets = [target(n, ORIGINALS[1:]) for n in (1, 2)]
     auxiliary = records([[0.2, 0.2]] * 2)
     record = scored(claims, targets, auxiliary, features=lambda _, inputs: 3 * inputs).record
@@ -334,3 +334,53 @@ def test_rows_of_as_many_values_take_the_shape_of_records() -> None:
     assert result.arrays["round_0001/client_0/confidence"].shape == (2, 1, 4, 4)
     with pytest.raises(InputError, match="a record of this client has shape"):
         scored([Reconstruction(1, 0, flat[:, :15])], [target(1, pictures)])
+
+
+def test_an_update_tried_in_vain_counts_as_nothing_found() -> None:
+    """Two sums of three records; one record is found in one, nothing in the other: 1 of 6."""
+    used = np.ones((2, 3), np.bool_)
+    held = Targets([ClientTargets(4, ORIGINALS.astype(np.float32), np.array([0, 1, 1]), used)])
+    claim = Reconstruction(1, -1, ORIGINALS[[1]], np.array([0, 1]), behind=(4,))
+    auxiliary = records([[0.2, 0], [0.8, 0]], [1, 1])
+    more = {"tried": ((1, -1, (4,)), (2, -1, (4,))), "expected": {"recovered": 0.2}}
+    record = scored([claim], held, auxiliary, **more).record
+    assert (record.num_targets, record.num_tried) == (1, 2)
+    for name in ("recovered", "recovered_20", "exact", "exact_8bit", "re_identified@1"):
+        assert (record.metrics[name].value, record.metrics[name].n) == (pytest.approx(1 / 6), 2)
+    assert record.metrics["label_overlap"].value == pytest.approx(1 / 6)
+    assert record.refused["psnr_db"].endswith("found: 150")  # of the one claim alone
+    assert record.baseline["recovered"].value == pytest.approx(1 / 6)  # (0.5, 0), and no guess
+    assert record.leading == "recovered"
+    assert "1 of 2 updates that were tried gave no claim" in " ".join(record.notes)
+    alone = scored([claim], held, auxiliary).record
+    assert alone.metrics["recovered"].value == pytest.approx(1 / 3)
+
+
+def test_a_claim_about_an_update_that_was_not_tried_is_refused() -> None:
+    with pytest.raises(InputError, match="that was tried"):
+        scored([Reconstruction(1, 0, ORIGINALS)], [ONE], tried=((2, 0, (0,)),))
+
+
+def test_tokens_without_a_sequence_are_no_sequence() -> None:
+    """One claim gives the sequence, one its tokens alone, and one update gives nothing."""
+    targets = [target(n, [[5, 6, 7, 0]]) for n in (1, 2, 3)]
+    tokens = np.array([5, 6, 8])
+    claims = [
+        Reconstruction(1, 0, np.array([[5.0, 6, 7, 0]]), tokens=tokens),
+        Reconstruction(2, 0, tokens=tokens),
+    ]
+    tried = tuple((n, 0, (0,)) for n in (1, 2, 3))
+    found = scored(claims, targets, contents="tokens", tried=tried).record.metrics
+    assert found["rouge_1"].value == found["exact"].value == pytest.approx(1 / 3)
+    assert found["token_recall"].value == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+    assert (found["token_precision"].value, found["token_precision"].n) == (pytest.approx(2 / 3), 2)
+
+
+def test_exact_has_a_criterion_for_float64_and_one_for_8_bits() -> None:
+    """Errors 1e-7, 1e-5 and 0.003: one is below 1e-6, two are below 1/510 = 0.00196."""
+    errors = np.array([[1e-7, 0], [-1e-5, 0], [0, 0.003]])
+    found = values(scored([Reconstruction(1, 0, ORIGINALS + errors)], [ONE]))
+    assert found["exact"] == pytest.approx(1 / 3)
+    assert found["exact_8bit"] == pytest.approx(2 / 3)
+    beyond = values(scored([Reconstruction(1, 0, ORIGINALS * 2)], [target(1, ORIGINALS * 2)]))
+    assert "exact_8bit" not in beyond

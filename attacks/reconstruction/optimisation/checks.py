@@ -19,11 +19,13 @@ def gradient_tensors(
     """The observed gradient in the model's order, checked.
 
     Args:
-        gradients: Arrays or tensors by parameter name; more names (buffers) are ignored.
+        gradients: Arrays or tensors by parameter name; buffers and parameters that are not trained
+            may be among them, and are left out.
         like: Dtype and device.
 
     Raises:
-        InputError: Naming the first parameter that is missing, has another shape, or is not finite.
+        InputError: Naming the first parameter that is missing, has another shape, or is not finite,
+            or else the first name that is not in the model.
     """
     found = {}
     for name, parameter in model.named_parameters():
@@ -49,6 +51,17 @@ def gradient_tensors(
                 "Leave this update out.",
             )
         found[name] = tensor.detach().to(like)
+    # weights that layers share have a name in each
+    known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    known |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    for name in gradients:
+        if name not in known:
+            raise InputError(
+                f"gradient of {name!r}",
+                tuple(np.shape(gradients[name])),
+                "the model has neither a parameter nor a buffer of this name",
+                "Name the model factory (and settings) that the update belongs to.",
+            )
     return found
 
 
@@ -113,6 +126,22 @@ def check_proxies(proxies: Tensor | None, input_shape: Sequence[int]) -> None:
         )
     if not bool(torch.isfinite(proxies).all()):
         raise InputError("proxies", "NaN or infinity", "must be finite", "Leave such inputs out.")
+
+
+def check_batch_size(batch_size: Any) -> None:
+    """Refuse what is no number of inputs; None: not known.
+
+    Raises:
+        InputError: With the value.
+    """
+    is_whole = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
+    if batch_size is not None and not (is_whole and batch_size >= 1):
+        raise InputError(
+            "batch_size",
+            batch_size,
+            "must be a whole number, at least 1",
+            "Leave it out if it is not known.",
+        )
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:

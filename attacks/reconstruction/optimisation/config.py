@@ -20,7 +20,12 @@ Bounds = tuple[float | list[float], float | list[float]] | Literal["auto"] | Non
 
 
 class InversionConfig(BaseModel):
-    """How inputs are searched whose gradient is the observed one."""
+    """How inputs are searched whose gradient is the observed one.
+
+    Raises:
+        pydantic.ValidationError: If a field is unknown or impossible; `preset` raises an InputError
+            that names the first.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -80,7 +85,11 @@ class InversionConfig(BaseModel):
 
     refine: int = Field(default=0, ge=0)
     """Steps of Levenberg-Marquardt after the search, at most."""
-    dense_limit: int = Field(default=6144, ge=1)
+    refine_evaluations: int = Field(default=40_000, ge=1)
+    """Products with the Jacobian that refinement may take, each the price of about one evaluation:
+    a step takes one for each unknown where the Jacobian is formed (3,072 for a photograph of 32 x
+    32), and otherwise at most 502 for each damping that it tries."""
+    dense_limit: int = Field(default=3072, ge=1)
     """Unknowns up to which Levenberg-Marquardt forms the Jacobian; above, conjugate gradients."""
     precision: Precision = "float64"
     """Of the search, whatever the observed gradient's: 1 - cosine stalls at 2e-5 in float32."""

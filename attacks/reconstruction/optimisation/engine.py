@@ -16,6 +16,7 @@ import torch
 
 from attacks.reconstruction.label_steps import LocalWork
 from attacks.reconstruction.optimisation.checks import (
+    check_batch_size,
     check_inputs_fit,
     check_labels,
     check_pictures,
@@ -47,6 +48,7 @@ from fl_audit.errors import InputError
 
 Tensor = torch.Tensor
 Decode = Callable[[Tensor], Tensor]
+_ADAM_ONLY = ("signed", "learning_rate", "schedule", "warmup")
 _DROPOUTS = (torch.nn.modules.dropout._DropoutNd, torch.nn.MultiheadAttention)
 
 
@@ -109,6 +111,7 @@ def invert_gradients(
     """
     config = preset("second_order") if config is None else config
     check_pictures(config.total_variation, input_shape)
+    check_batch_size(batch_size)
     module = _copy(model, config)
     like = next(module.parameters()).detach().reshape(-1)[:0]
     observed = gradient_tensors(module, gradients, like)
@@ -144,7 +147,7 @@ def invert_gradients(
         logits = torch.randn(*shape[:2], num_classes, generator=generator).to(like)
     point = Point(start(config.start, shape, scale, generator), logits)
     uses_lbfgs, notes = _chooses_lbfgs(module, config, point)
-    notes += _left_out(model, config)
+    notes += [*_left_out(model, config, uses_lbfgs=uses_lbfgs), *_batch_norm_modes(model)]
 
     def search(task: Problem, tick: Tick | None = None) -> Found:
         one = point if task.config.restarts == config.restarts else point.first()
@@ -175,7 +178,7 @@ def _copy(model: torch.nn.Module, config: InversionConfig) -> torch.nn.Module:
     return module
 
 
-def _left_out(model: torch.nn.Module, config: InversionConfig) -> list[str]:
+def _left_out(model: torch.nn.Module, config: InversionConfig, *, uses_lbfgs: bool) -> list[str]:
     """Notes on what plays no part in the search."""
     notes = []
     rates = [vars(m).get("p", vars(m).get("dropout")) for m in _dropouts(model) if m.training]
@@ -183,6 +186,30 @@ def _left_out(model: torch.nn.Module, config: InversionConfig) -> list[str]:
         notes.append("The client's dropout masks are not known: searched without dropout.")
     if config.batch_norm and not has_batch_norm(model):
         notes.append("The model has no BatchNorm: `batch_norm` plays no part.")
+    if config.statistics != "none" and not config.batch_norm:
+        notes.append(f'batch_norm is 0: statistics = "{config.statistics}" plays no part.')
+    fields = InversionConfig.model_fields
+    given = [name for name in _ADAM_ONLY if getattr(config, name) != fields[name].default]
+    if uses_lbfgs and given:
+        notes.append(f"L-BFGS has a line search: {', '.join(given)} (Adam's) played no part.")
+    return notes
+
+
+def _batch_norm_modes(model: torch.nn.Module) -> list[str]:
+    """Notes on which statistics BatchNorm normalised by."""
+    layers = [layer for layer in model.modules() if isinstance(layer, BATCH_NORMS)]
+    own = [layer.training or layer.running_mean is None for layer in layers]
+    notes = []
+    if any(own):
+        notes.append(
+            "BatchNorm in training mode: the searched batch's own statistics were used, as the "
+            "client used its batch's. They hide much of the inputs' level and contrast."
+        )
+    if not all(own):
+        notes.append(
+            "BatchNorm in eval mode: the model's running statistics were used. That is right only "
+            "if the client normalised by them too."
+        )
     return notes
 
 

@@ -101,6 +101,7 @@ def _refine(
         start_at,
         steps=problem.config.refine,
         dense_limit=problem.config.dense_limit,
+        most_products=problem.config.refine_evaluations,
         tick=tick,
     )
     ends = refined.unknowns
@@ -121,9 +122,13 @@ def _refine_note(refined: Refined, config: InversionConfig) -> str:
         "unknowns, or too many equations)"
     )
     first, last = np.sqrt(refined.objective[[0, -1]])
+    cut = (
+        f" It was cut short: the next step needs more than refine_evaluations = "
+        f"{config.refine_evaluations} products with the Jacobian."
+    )
     return (
         f"Levenberg-Marquardt, {len(refined.objective) - 1} steps {how}: relative residual "
-        f"{first:.2g} to {last:.2g}."
+        f"{first:.2g} to {last:.2g}.{cut if refined.is_cut_short else ''}"
     )
 
 

@@ -43,12 +43,15 @@ def find_labels(
         InputError: If they are to be known and are not given, or do not fit the batch size.
     """
     if given is not None:
-        classes = torch.as_tensor(np.atleast_1d(np.asarray(given)))
-        if classes.is_floating_point() or classes.is_complex():
+        numbers = np.atleast_1d(np.asarray(given))
+        if numbers.dtype.kind not in "iu":
             raise InputError(
-                "labels", str(classes.dtype), "must be whole numbers", "Give classes, not scores."
+                "labels",
+                given,
+                f"must be whole numbers, not {numbers.dtype}",
+                "Give the classes' numbers, from 0 on: no scores, names or yes and no.",
             )
-        classes = classes.to(torch.int64)
+        classes = torch.from_numpy(numbers.astype(np.int64))
         if batch_size is not None and len(classes) != batch_size:
             raise InputError(
                 "labels",

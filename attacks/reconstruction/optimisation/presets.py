@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from attacks.reconstruction.optimisation.config import InversionConfig
-from fl_audit.errors import UnknownNameError
+from fl_audit.errors import InputError, UnknownNameError, did_you_mean
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Zhu, Liu, Han, NeurIPS 2019: squared distance, L-BFGS, labels searched with the inputs
@@ -87,8 +89,34 @@ def preset(name: str, **changes: Any) -> InversionConfig:
 
     Raises:
         UnknownNameError: If there is no such preset.
-        pydantic.ValidationError: If a field is unknown or impossible.
+        InputError: If a field is unknown or impossible, naming the first.
     """
     if name not in PRESETS:
         raise UnknownNameError("preset", name, PRESETS)
-    return InversionConfig.model_validate({**PRESETS[name], **changes})
+    try:
+        return InversionConfig.model_validate({**PRESETS[name], **changes})
+    except ValidationError as error:
+        raise _refusal(name, error) from error
+
+
+def _refusal(name: str, error: ValidationError) -> InputError:
+    """The first error in the words of every other one."""
+    first = error.errors(include_url=False)[0]
+    known = sorted(InversionConfig.model_fields)
+    if not first["loc"]:  # fields that contradict each other: the rule names them
+        what, value = f"preset {name!r}", "its settings"
+        return InputError(what, value, _rule(first["msg"]), "Change one of them.")
+    key = ".".join(str(part) for part in first["loc"])
+    is_unknown = first["type"] == "extra_forbidden"
+    guess = did_you_mean(key, known) if is_unknown else ""
+    return InputError(
+        f"preset {name!r}, {key}",
+        first["input"],
+        "unknown setting" if is_unknown else _rule(first["msg"]),
+        f"{guess}Settings: {', '.join(known)}.",
+    )
+
+
+def _rule(message: str) -> str:
+    plain = message.removeprefix("Value error, ").removeprefix("Input ")
+    return plain[:1].lower() + plain[1:]

@@ -16,8 +16,14 @@ from attacks.audit import audit_run
 from attacks.reconstruction.metrics import EXACT
 from attacks.reconstruction.spear import Batch, Budget, DenseGradient, recover_batch, spear
 from attacks.reconstruction.spear_found import Found
-from attacks.reconstruction.spear_layer import Evidence, Layer, evidence, mask_of, numerical_rank
-from attacks.reconstruction.spear_peel import parallel_rows
+from attacks.reconstruction.spear_layer import (
+    Evidence,
+    Layer,
+    evidence,
+    mask_of,
+    numerical_rank,
+    parallel_rows,
+)
 from attacks.reconstruction.spear_search import most_often_off, search
 from fl_audit.errors import InputError
 from fl_audit.results import ReconstructionResult
@@ -110,12 +116,16 @@ def test_sampling_alone_finds_a_batch_and_repeats_itself() -> None:
 def test_sampling_takes_over_where_no_example_is_alone() -> None:
     inputs = np.random.default_rng(SEED).normal(size=(13, 600))
     first, _ = gradients(inputs, torch.float64, 0)
-    batch = recover_batch(first, rng=np.random.default_rng(SEED), budget=Budget(max_tries=0))
+    batch = recover_batch(
+        first, rng=np.random.default_rng(SEED), budget=Budget(max_batch=16, max_tries=0)
+    )
     assert not len(batch.inputs)
     assert "0 of 13 examples were found" in batch.notes[0]
-    late = Budget(max_tries=200_000, max_seconds=0.0)
+    late = Budget(max_batch=16, max_tries=200_000, max_seconds=0.0)
     assert recover_batch(first, rng=np.random.default_rng(SEED), budget=late).tries == 0
-    batch = recover_batch(first, rng=np.random.default_rng(SEED), budget=Budget(max_tries=200_000))
+    batch = recover_batch(
+        first, rng=np.random.default_rng(SEED), budget=Budget(max_batch=16, max_tries=200_000)
+    )
     assert batch.is_sure.sum() == 13
     assert (nearest(batch, inputs) < EXACT).all()
 
@@ -296,7 +306,7 @@ def batches_run(run_tables: Callable[..., Path]) -> Path:
 def test_batches_and_sums_come_back_from_flower_rounds(
     name: str, size: int, batches_run: Path
 ) -> None:
-    (result,) = audit_run(batches_run, attacks=[name])
+    (result,) = audit_run(batches_run, attacks=[{"name": name, "max_batch": 12}])
     assert isinstance(result, ReconstructionResult), result.record
     assert result.record.num_targets == size
     assert f"36 inputs from {size} of {size} updates are confirmed." in result.record.notes

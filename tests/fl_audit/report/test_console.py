@@ -103,7 +103,33 @@ def test_theory_stands_below_what_was_measured(capsys: pytest.CaptureFixture[str
 def test_names_give_way_and_numbers_are_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
     share = Estimate(value=0.9, low=0.85, high=0.95, confidence=0.95, n=50)
     label = "a_reconstruction_with_a_name_of_its_own"
-    out = printed([rebuilt(label=label, metrics={"feature_distance": share})], capsys)
+    out = printed([rebuilt(label=label, metrics={"recovered": share})], capsys)
     assert "0.900 [0.850, 0.950]" in out
     assert max(map(len, out.splitlines())) <= 80
     assert "…" not in out
+
+
+def test_a_small_distance_keeps_its_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    small = Estimate(value=0.000123456, low=0.00002, high=0.0011, confidence=0.95, n=4)
+    out = printed([rebuilt(metrics={"feature_distance": small}, baseline={})], capsys)
+    assert "0.000123 [2e-05, 0.0011]" in out
+
+
+def test_what_decides_and_what_is_refused_are_in_the_table(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    gain = Estimate(value=0.8, low=0.7, high=0.9, confidence=0.95, n=50)
+    exact = Estimate(value=0.5, low=0.4, high=0.6, confidence=0.95, n=50)
+    reason = "an interval needs 2 updates or more; found: 150"
+    shown = rebuilt(
+        metrics={"exact": exact, "exact_8bit": exact},
+        gain={"exact": gain, "exact_8bit": gain},
+        leading="exact",
+        refused={"psnr_db": reason},
+    )
+    out = " ".join(printed([shown], capsys).split())
+    assert "exact (< 1e-6) 0.500 [0.400, 0.600] - gain, decides 0.800 [0.700, 0.900]" in out
+    assert out.count("gain, decides") == 1
+    assert "exact_8bit (< 1/510) 0.500" in out
+    assert "psnr_db refused -" in out
+    assert f"second_order, psnr_db refused: {reason}" in out

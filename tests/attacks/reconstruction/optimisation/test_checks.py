@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from attacks.reconstruction.optimisation.checks import (
+    check_batch_size,
     check_inputs_fit,
     check_labels,
     check_pictures,
@@ -25,8 +26,8 @@ def seen() -> dict[str, Any]:
     return dict(nets.gradient(nets.dense(), nets.batch(2, 12), torch.tensor([0, 1])))
 
 
-def test_gradients_come_in_the_models_order_without_others() -> None:
-    given = {"buffer": np.ones(3), **dict(reversed(list(seen().items())))}
+def test_gradients_come_in_the_models_order_without_buffers() -> None:
+    given = dict(reversed(list(seen().items())))
     given["0.bias"] = given["0.bias"].numpy().astype(np.float32)
     found = gradient_tensors(nets.dense(), given, LIKE)
     assert list(found) == ["0.weight", "0.bias", "2.weight", "2.bias"]
@@ -35,6 +36,13 @@ def test_gradients_come_in_the_models_order_without_others() -> None:
     frozen = nets.dense()
     frozen.get_parameter("0.bias").requires_grad_(False)
     assert list(gradient_tensors(frozen, given, LIKE)) == ["0.weight", "2.weight", "2.bias"]
+    net = nets.normalised()
+    state = {name: value.numpy() for name, value in net.state_dict().items()}
+    assert list(gradient_tensors(net, state, LIKE)) == [n for n, _ in net.named_parameters()]
+    shared = nets.drawn(torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)))
+    shared[1].weight = shared[0].weight  # type: ignore[index]
+    own = gradient_tensors(shared, shared.state_dict(), LIKE)
+    assert list(own) == ["0.weight", "0.bias", "1.bias"]
 
 
 @pytest.mark.parametrize(
@@ -45,6 +53,8 @@ def test_gradients_come_in_the_models_order_without_others() -> None:
         ({"2.bias": np.array([0, np.nan, 0])}, r"gradient of '2\.bias'.*finite"),
         ({"2.weight": torch.full((3, 8), torch.inf)}, r"gradient of '2\.weight'.*finite"),
         ({"0.bias": torch.zeros(7), "2.bias": torch.zeros(1)}, r"gradient of '0\.bias'"),
+        ({"9.weight": np.ones((3, 3))}, r"gradient of '9\.weight' = \(3, 3\): .* neither"),
+        ({"2.bias": None, "2.bais": torch.zeros(3)}, r"gradient of '2\.bias'.*missing"),
     ],
 )
 def test_the_first_parameter_that_does_not_fit_is_named(
@@ -73,6 +83,14 @@ def test_labels_that_the_model_has_no_output_for(labels: list[Any], message: str
     check_labels(torch.tensor([0, 2]), 3)
     with pytest.raises(InputError, match=message):
         check_labels(torch.tensor(labels), 3)
+
+
+@pytest.mark.parametrize("wrong", [1.5, 2.0, 0, -1, True, "2", float("nan")])
+def test_batch_sizes_are_whole_numbers(wrong: Any) -> None:
+    for right in (None, 1, np.int64(3)):
+        check_batch_size(right)
+    with pytest.raises(InputError, match=r"batch_size = .*whole number"):
+        check_batch_size(wrong)
 
 
 def test_total_variation_needs_pictures() -> None:

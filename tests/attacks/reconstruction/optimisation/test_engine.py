@@ -217,6 +217,46 @@ def test_what_plays_no_part_is_noted() -> None:
     assert model[-1].training
 
 
+def test_settings_of_adam_and_statistics_that_play_no_part_are_noted() -> None:
+    model = nets.dense()
+    seen = nets.gradient(model, TRUTH, LABEL)
+
+    def noted(**changes: Any) -> str:
+        config = preset("second_order", iterations=3, refine=0, **changes)
+        return " ".join(invert(model, seen, labels=LABEL, config=config).notes)
+
+    assert "no part" not in noted()
+    idle = noted(warmup=5, signed="no", statistics="running")
+    assert "signed, warmup (Adam's) played no part" in idle
+    assert 'batch_norm is 0: statistics = "running" plays no part' in idle
+    assert "learning_rate (Adam's)" in noted(optimiser="auto", learning_rate=0.3)
+    assert "no part" not in noted(optimiser="adam", warmup=5)
+
+
+def test_the_mode_of_batch_norm_is_noted() -> None:
+    labels = torch.tensor([0, 1, 1])
+    for training in (True, False):
+        model = nets.normalised().train(training)
+        seen = nets.gradient(copy.deepcopy(model), nets.batch(3, 1, 4, 4), labels)
+        config = preset("second_order", iterations=2, refine=0)
+        found = invert(model, seen, labels=labels, config=config, input_shape=(1, 4, 4))
+        notes = " ".join(found.notes)
+        assert ("the searched batch's own statistics were used" in notes) == training
+        assert ("the model's running statistics were used" in notes) == (not training)
+
+
+def test_refinement_that_is_cut_short_is_noted() -> None:
+    model = nets.dense()
+    seen = nets.gradient(model, TRUTH, LABEL)
+    notes = {}
+    for most in (20, 40_000):
+        config = preset("second_order", iterations=3, refine_evaluations=most)
+        notes[most] = " ".join(invert(model, seen, labels=[0], config=config).notes)
+    assert "1 steps with the Jacobian formed" in notes[20]
+    assert "cut short: the next step needs more than refine_evaluations = 20" in notes[20]
+    assert "cut short" not in notes[40_000]
+
+
 def test_the_search_fits_the_model() -> None:
     smooth = nets.dense()
     bent = nets.drawn(mlp(input_shape=(12,), num_classes=3, hidden=(8,)))
@@ -270,6 +310,11 @@ def test_what_is_searched_is_decoded_for_the_model_and_for_the_report() -> None:
     [
         ({"labels": [3]}, "0 to 2"),
         ({"labels": [0, 1], "batch_size": 3}, "holds 3 inputs"),
+        ({"labels": ["a", "b"]}, "labels = .*whole numbers"),
+        ({"labels": [True]}, "labels = .*whole numbers, not bool"),
+        ({"labels": torch.tensor([1.0])}, "labels = .*whole numbers"),
+        ({"batch_size": 1.5}, "batch_size = 1.5"),
+        ({"batch_size": 0}, "batch_size = 0"),
         ({"labels": [2], "input_shape": (13,)}, "refuses 1 inputs"),
         ({"labels": [2], "proxies": np.ones((4, 11))}, "proxies"),
         ({"labels": [2], "config": preset("inverting_gradients")}, "no pictures"),

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from attacks.reconstruction.inversion_settings import preset_settings
 from attacks.reconstruction.optimisation.config import InversionConfig
 from attacks.reconstruction.optimisation.presets import PRESETS, preset
-from fl_audit.errors import UnknownNameError
+from fl_audit.errors import InputError, UnknownNameError
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -30,10 +31,37 @@ def test_presets_do_what_their_papers_do() -> None:
 
 def test_fields_are_replaced_and_checked() -> None:
     assert preset("dlg", iterations=3) == InversionConfig(**{**PRESETS["dlg"], "iterations": 3})
-    with pytest.raises(ValidationError, match="iteration"):
-        preset("dlg", iteration=3)
     with pytest.raises(UnknownNameError, match="Did you mean 'huang'"):
         preset("hunag")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"iteration": 3}, "preset 'dlg', iteration = 3: unknown setting. Did you mean 'iter"),
+        ({"iterations": -5}, "preset 'dlg', iterations = -5: should be greater than or equal to 1"),
+        ({"optimiser": "sgd"}, "preset 'dlg', optimiser = 'sgd': should be 'auto', 'adam' or"),
+        ({"batch_norm": 0.1}, "preset 'dlg' = .*: batch_norm needs statistics"),
+    ],
+)
+def test_what_a_preset_cannot_take_is_told_in_our_words(
+    fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        preset("dlg", **fields)
+    assert "pydantic" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_bounds_of_settings_hold_for_the_attacks_too(name: str) -> None:
+    """Their classes have other defaults, and the same bounds."""
+    kind = preset_settings(name, most_updates=5)
+    plain = kind()
+    assert plain.config() == preset(name)
+    assert plain.most_updates == 5
+    for wrong in ({"iterations": -5}, {"refine": -1}, {"most_updates": 0}, {"restarts": 0}):
+        with pytest.raises(ValidationError, match="greater than"):
+            kind.model_validate(wrong)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +74,7 @@ def test_fields_are_replaced_and_checked() -> None:
         ({"group_consistency": 0.1, "restarts": 2, "optimiser": "lbfgs"}, "needs Adam"),
         ({"objective": "sign", "refine": 1}, "refine = 0"),
         ({"iterations": 0}, "greater than"),
+        ({"refine_evaluations": 0}, "greater than"),
         ({"learning_rate": float("nan")}, "learning_rate"),
         ({"objective": "l3"}, "objective"),
     ],
