@@ -30,7 +30,7 @@ from fl_audit.attack_spec import Reconstruction, Reconstructions
 from fl_audit.errors import InputError
 from fl_audit.game import GameTruth, MembershipGame
 from fl_audit.records import Records
-from fl_audit.results import ColumnFigure, Estimate, ReconstructionRecord, ReconstructionResult
+from fl_audit.results import ColumnFigure, ReconstructionRecord, ReconstructionResult
 from fl_audit.stats import share_ci
 from fl_audit.targets import Target
 from fl_audit.threat_model import Knowledge, flag_names
@@ -139,8 +139,7 @@ def _evened(scored: Scored) -> Scored:
     if all(claim.inputs is None for claim, _ in scored):
         return scored
     return [
-        (claim if claim.inputs is not None else replace(claim, inputs=_no_records(target)), target)
-        for claim, target in scored
+        (c if c.inputs is not None else replace(c, inputs=_no_records(t)), t) for c, t in scored
     ]
 
 

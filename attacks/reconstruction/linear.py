@@ -15,6 +15,7 @@ References:
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -35,13 +36,21 @@ class Settings(UpdateSettings):
     """Largest share of the weight update's norm that one example may leave unexplained."""
 
 
+def as_array(values: NDArray[np.floating] | torch.Tensor) -> NDArray[np.floating]:
+    """A tensor's values as an array of the same precision; arrays as they are."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu().numpy()
+    return np.asarray(values)
+
+
 def invert_linear(
-    weight_grad: NDArray[np.float64], bias_grad: NDArray[np.float64]
+    weight_grad: NDArray[np.floating] | torch.Tensor, bias_grad: NDArray[np.floating] | torch.Tensor
 ) -> NDArray[np.float64]:
     """The input of a dense layer from its gradient on one example.
 
     Args:
-        weight_grad: Gradient (or any multiple of it) of the weight, shape (out, in).
+        weight_grad: Gradient (or any multiple of it) of the weight, shape (out, in); array or
+            tensor.
         bias_grad: The same multiple of the bias gradient, shape (out,).
 
     Returns:
@@ -50,6 +59,7 @@ def invert_linear(
     Raises:
         InputError: If shapes do not fit, a value is not finite, or the bias gradient is zero.
     """
+    weight_grad, bias_grad = as_array(weight_grad), as_array(bias_grad)
     if weight_grad.ndim != 2 or bias_grad.shape != weight_grad.shape[:1]:
         raise InputError(
             "weight_grad, bias_grad",

@@ -40,9 +40,9 @@ def run_planted(
     Args:
         remedy: Which server plants them, for an error's last sentence.
         read: Records from one update.
-        expect: Share of a batch that theory expects back of any update, given the adversary's own records (m, d),
-            of which there may be none; None where it says nothing. Asked where the batch is known
-            and was one step.
+        expect: Share of a batch that theory expects back of any update, given the adversary's own
+            records (m, d), of which there may be none; None where it says nothing. Asked where the
+            batch is known and was one step.
 
     Raises:
         InputError: If no client received a planted model.

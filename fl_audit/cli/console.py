@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ _SHORT_KINDS = {"out-of-distribution": "out-of-distr."}  # 80 columns
 _FEW_ATTACKS = 6  # whose every figure is printed
 _RATES = ("tpr@fpr=0.001", "tpr@fpr=0.01", "tpr@fpr=0.1")
 _MOST_RATES = 2  # columns
-_CRITERIA = {"exact": "exact (< 1e-6)", "exact_8bit": "exact_8bit (< 1/510)"}
+_CRITERIA = {"exact": "exact (< 1e-6)", "exact_8bit": "exact (< 1/510)"}  # 80 columns
 _HEADINGS = {
     "balanced_accuracy": "balanced\naccuracy",
     "auc_of_most_exposed": "auc of most\nexposed",
@@ -241,10 +241,10 @@ def _print_refused(records: Sequence[AnyAttackRecord]) -> None:
 
 
 def _significant(estimate: Estimate | None) -> str:
-    """Three digits that count, for figures that may be far below 0.001."""
+    """Digits that count, for figures that may be far below 0.001; on two lines, to be narrow."""
     if estimate is None:
         return "-"
-    return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
+    return f"{estimate.value:.3g}\n[{estimate.low:.2g}, {estimate.high:.2g}]"
 
 
 def _estimate_rows(record: EstimateRecord) -> list[tuple[str, str, str, str]]:

@@ -86,7 +86,7 @@ def test_one_measure_decides_by_what_was_claimed() -> None:
 def test_no_gain_is_seldom_called_one(num: int) -> None:
     """Found and guess of one distribution: at most 2.5 % false alarms are meant.
 
-    Of 2000 trials at a rate of 0.04, more than 124 have probability below 1e-6 (fixed seed).
+    Of 2000 trials at a rate of 0.04, more than 125 have probability below 1e-6 (fixed seed).
     """
     rng = np.random.default_rng(20_261_126)
     alarms = 0
@@ -94,4 +94,4 @@ def test_no_gain_is_seldom_called_one(num: int) -> None:
         found, guessed = rng.binomial(4, 0.3, size=(2, num)) / 4
         gain = gains(named("exact", found.tolist()), named("exact", guessed.tolist()))
         alarms += gain["exact"].low > 0
-    assert alarms <= 124
+    assert alarms <= 125

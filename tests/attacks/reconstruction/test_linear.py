@@ -29,6 +29,14 @@ def test_one_example_comes_back_whatever_the_scale() -> None:
         np.testing.assert_allclose(found, inputs, atol=1e-14)
 
 
+def test_tensors_serve_as_well_as_arrays() -> None:
+    rng = np.random.default_rng(SEED)
+    inputs, signal = rng.random(64), rng.normal(size=128)
+    weight = torch.from_numpy(np.outer(signal, inputs)).requires_grad_()
+    found = invert_linear(weight, torch.from_numpy(signal))
+    np.testing.assert_allclose(found, inputs, atol=1e-14)
+
+
 def test_least_squares_bears_noise_better_than_the_strongest_row() -> None:
     rng = np.random.default_rng(SEED)
     inputs, signal = rng.random(64), rng.normal(size=128)

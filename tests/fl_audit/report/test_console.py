@@ -112,7 +112,22 @@ def test_names_give_way_and_numbers_are_never_cut(capsys: pytest.CaptureFixture[
 def test_a_small_distance_keeps_its_digits(capsys: pytest.CaptureFixture[str]) -> None:
     small = Estimate(value=0.000123456, low=0.00002, high=0.0011, confidence=0.95, n=4)
     out = printed([rebuilt(metrics={"feature_distance": small}, baseline={})], capsys)
-    assert "0.000123 [2e-05, 0.0011]" in out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    place = lines.index("second_order feature_distance 0.000123 -")
+    assert lines[place + 1] == "[2e-05, 0.0011]"
+
+
+def test_every_figure_of_a_reconstruction_leaves_room_for_its_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = ("psnr_db", "recovered_20", "exact", "exact_8bit", "re_identified@1")
+    share = Estimate(value=0.9, low=0.85, high=0.95, confidence=0.95, n=50)
+    tiny = Estimate(value=5.25e-5, low=6.41e-7, high=1.04e-4, confidence=0.95, n=50)
+    every = {**dict.fromkeys(names, share), "feature_distance": tiny}
+    shown = rebuilt(metrics=every, baseline=every, gain=every, leading="psnr_db")
+    out = printed([shown], capsys)
+    assert "second_order" in out.split("second_order training")[0]
+    assert "…" not in out
 
 
 def test_what_decides_and_what_is_refused_are_in_the_table(
@@ -130,6 +145,6 @@ def test_what_decides_and_what_is_refused_are_in_the_table(
     out = " ".join(printed([shown], capsys).split())
     assert "exact (< 1e-6) 0.500 [0.400, 0.600] - gain, decides 0.800 [0.700, 0.900]" in out
     assert out.count("gain, decides") == 1
-    assert "exact_8bit (< 1/510) 0.500" in out
+    assert "exact (< 1/510) 0.500" in out
     assert "psnr_db refused -" in out
     assert f"second_order, psnr_db refused: {reason}" in out

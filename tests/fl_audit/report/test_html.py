@@ -173,7 +173,9 @@ def demo_text(demo_page: str, read_page: ReadPage) -> str:
             "leak",
         ),
         (
-            reconstruction(leading="label_overlap", gain={"label_overlap": estimate((0.1, 0.2, 1))}),
+            reconstruction(
+                leading="label_overlap", gain={"label_overlap": estimate((0.1, 0.2, 1))}
+            ),
             "leaks training labels: better than a guess",
             "leak",
         ),
