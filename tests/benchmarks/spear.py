@@ -80,7 +80,8 @@ def line(num: int, seeds: range, kind: str, dtype: torch.dtype) -> None:
     name = str(dtype).removeprefix("torch.")
     print(
         f"{kind}, {name}, B = {num}: {whole} of {len(seeds)} batches whole, "
-        f"{exact} exact and {sure} sure of {num * len(seeds)}, largest error of these {largest:.1e}, "
+        f"{exact} exact and {sure} sure of {num * len(seeds)}, "
+        f"largest error of these {largest:.1e}, "
         f"{np.median(seconds):.2f} s (most {max(seconds):.2f}), draws {max(tries)}",
         flush=True,
     )
