@@ -94,6 +94,7 @@ def check_feasibility(
     local: LocalTraining | None = None,
     rate: float | None = None,
     received: Mapping[str, Any] | None = None,
+    clients: int = 1,
 ) -> Feasibility:
     """Count equations and unknowns, and look for what makes reconstruction fail.
 
@@ -105,6 +106,7 @@ def check_feasibility(
         labels_known: Whether the threat model grants the labels.
         local: How the client trained; None where `gradients` was sent as it is.
         rate: Learning rate of the round; by default that of `local` if it is the same each round.
+        clients: Behind the gradient, if it is a sum's: each takes the steps of its own share.
         received: Weights as they were sent, by name: their precision decides the rounding. By
             default the model's.
 
@@ -127,7 +129,8 @@ def check_feasibility(
     has_duplicates = _duplicates(findings, batch_size, classes, present)
     batch_norm = _batch_norm(findings, model, gradients)
     weights = received or {name: p.detach() for name, p in model.named_parameters()}
-    steps, moved, rounding = _update(findings, observed, weights, local, rate, batch_size)
+    each_client = None if batch_size is None else max(1, round(batch_size / clients))
+    steps, moved, rounding = _update(findings, observed, weights, local, rate, each_client)
     return Feasibility(
         findings.verdict,
         tuple(findings.reasons),
@@ -257,14 +260,14 @@ def _update(
     weights: Mapping[str, Any],
     local: LocalTraining | None,
     rate: float | None,
-    batch_size: int | None,
+    each_client: int | None,
 ) -> tuple[int | None, float | None, float | None]:
     """Local steps, how far they moved, and rounding as a share of that."""
     if local is None:
         return None, None, None
     steps = 1 if local.algorithm == "fedsgd" else None
-    if batch_size is not None:
-        steps = local.steps(batch_size)
+    if each_client is not None:
+        steps = local.steps(each_client)
     if rate is None and local.schedule == "constant":
         rate = local.learning_rate
     if steps is None or rate is None:

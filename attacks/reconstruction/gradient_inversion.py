@@ -54,23 +54,29 @@ def run_inversion(given: AttackInput, source: Source) -> Reconstructions:
 
 def search(given: AttackInput, task: Task) -> Inversion:
     """The engine on one task."""
-    settings: InversionSettings = given.settings
-    proxies = None if given.auxiliary is None else given.auxiliary.inputs
-    config = adapt(settings.config(), settings.defence, task.gradients[0])
     return invert_gradients(
         task.models[0],
         task.gradients[0],
         input_shape=task.input_shape,
-        labels=task.labels,
-        config=config,
-        generator=torch.Generator().manual_seed(int(given.rng.integers(2**62))),
-        batch_size=task.batch_size,
-        proxies=proxies if proxies is not None and len(proxies) else None,
-        plan=task.plan,
-        work=task.work,
-        more=[Sight(m, g) for m, g in zip(task.models[1:], task.gradients[1:], strict=True)],
-        tick=None if given.tick is None else partial(given.tick, task.name),
+        **engine_options(given, task),
     )
+
+
+def engine_options(given: AttackInput, task: Task) -> dict[str, Any]:
+    """What a task and the settings say to the engine, as keywords of `invert_gradients`."""
+    settings: InversionSettings = given.settings
+    proxies = None if given.auxiliary is None else given.auxiliary.inputs
+    return {
+        "labels": task.labels,
+        "config": adapt(settings.config(), settings.defence, task.gradients[0]),
+        "generator": torch.Generator().manual_seed(int(given.rng.integers(2**62))),
+        "batch_size": task.batch_size,
+        "proxies": proxies if proxies is not None and len(proxies) else None,
+        "plan": task.plan,
+        "work": task.work,
+        "more": [Sight(m, g) for m, g in zip(task.models[1:], task.gradients[1:], strict=True)],
+        "tick": None if given.tick is None else partial(given.tick, task.name),
+    }
 
 
 def invert_all(given: AttackInput, source: Source, search_one: Search) -> Reconstructions:
@@ -92,6 +98,7 @@ def invert_all(given: AttackInput, source: Source, search_one: Search) -> Recons
                 local=seen[0].local,
                 rate=task.rate,
                 received=seen[0].model,
+                clients=len(seen[0].behind),
             )
             notes += [f"{task.name}: {text}" for text in (*task.notes, *feasible.sentences())]
             if feasible.verdict == "hopeless" and not settings.hopeless_too:

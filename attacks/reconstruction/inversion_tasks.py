@@ -35,7 +35,7 @@ class Task:
         batch_size: Records behind it, or None if that is not known.
         labels: Known labels, or None.
         plan: Local steps, if they are unrolled.
-        work: Local steps, if there are several: labels allow for them.
+        work: Local steps of each client, if there are several: labels allow for them.
         input_shape: Of one input.
         rate: Learning rate of the (first) round.
         notes: What was assumed.
@@ -73,6 +73,11 @@ def groups_of(given: AttackInput, source: Source) -> list[list[Observed]]:
 
 
 def task_of(given: AttackInput, seen: Sequence[Observed]) -> Task:
+    """What is searched for one update, or for all of a client's together.
+
+    Raises:
+        InputError: If what a search needs is not known, or the settings exclude the update.
+    """
     settings: InversionSettings = given.settings
     first, notes = seen[0], list[str]()
     local = first.local
@@ -93,6 +98,8 @@ def task_of(given: AttackInput, seen: Sequence[Observed]) -> Task:
             f"is above max_batch = {settings.max_batch}",
             "Raise it; the search takes longer and finds less, the more records there are.",
         )
+    each_client = _records_of_each(batch_size, first)
+    steps = _steps(local, each_client)
     models = []
     if local.learning_rate_in(first.round) == 0:
         raise InputError(
@@ -111,21 +118,12 @@ def task_of(given: AttackInput, seen: Sequence[Observed]) -> Task:
         )
     is_unrolled = plan is not None and plan.steps > 1
     parameters = {name for name, _ in models[0].named_parameters()}
-    gradients = [_gradient(each, parameters, is_unrolled=is_unrolled) for each in seen]
+    gradients = [_gradient(each, parameters, steps=steps, is_unrolled=is_unrolled) for each in seen]
     shape = _input_shape(given)
-    if local.algorithm != "fedsgd" and given.auxiliary is not None and batch_size is not None:
-        error = pseudo_gradient_error(
-            models[0], given.auxiliary, local, first.round, num_examples=batch_size, rng=given.rng
-        )
-        if error is not None:
-            notes.append(
-                f"re-simulated on auxiliary records, {local.steps(batch_size)} local steps read as "
-                f"one gradient are off by {100 * error:.2g} % of its norm"
-            )
     work = None
-    if batch_size is not None and local.steps(batch_size) > 1:
-        each_client = max(1, round(batch_size / len(first.behind)))
+    if each_client is not None and steps > 1:
         work = LocalWork(local, rate, each_client)
+        notes += _assumption(given, models[0], first, work)
     return Task(seen, models, gradients, batch_size, labels, plan, work, shape, rate, tuple(notes))
 
 
@@ -149,17 +147,63 @@ def _batch_size(
     return None
 
 
+def _records_of_each(batch_size: int | None, first: Observed) -> int | None:
+    """Records of the client behind an update; of the mean client behind a sum."""
+    return None if batch_size is None else max(1, round(batch_size / len(first.behind)))
+
+
+def _steps(local: LocalTraining, each_client: int | None) -> int:
+    """Local steps of each client.
+
+    Raises:
+        InputError: If they depend on a number of records that is not known.
+    """
+    if local.algorithm == "fedsgd":
+        return 1
+    if each_client is None:
+        raise InputError(
+            "batch_size",
+            None,
+            "how many steps a client took depends on how many records it has, which is not known",
+            "Grant example-counts, or set batch_size.",
+        )
+    return local.steps(each_client)
+
+
+def _assumption(
+    given: AttackInput, model: torch.nn.Module, first: Observed, work: LocalWork
+) -> list[str]:
+    """How good it is to read several steps as one gradient, on the adversary's own records."""
+    if given.auxiliary is None:
+        return []
+    error = pseudo_gradient_error(
+        model,
+        given.auxiliary,
+        work.training,
+        first.round,
+        num_examples=work.num_examples,
+        rng=given.rng,
+    )
+    if error is None:
+        return []
+    return [
+        f"re-simulated on auxiliary records, {work.steps} local steps read as one gradient are "
+        f"off by {100 * error:.2g} % of its norm"
+    ]
+
+
 def _gradient(
-    each: Observed, parameters: Collection[str], *, is_unrolled: bool
+    each: Observed, parameters: Collection[str], *, steps: int, is_unrolled: bool
 ) -> dict[str, Values]:
     """The gradient that an update stands for, and how buffers changed.
 
-    Unrolled steps have weight decay of their own.
+    Args:
+        steps: Local steps of each client behind the update.
+        is_unrolled: Unrolled steps have weight decay of their own.
     """
     local = each.local
     assert local is not None  # checked by the caller
     rate = local.learning_rate_in(each.round)
-    steps = 1 if local.algorithm == "fedsgd" else local.steps(round(each.num_examples or 1))
     update = {name: each.update[name] for name in each.update}
     moved = {name: value for name, value in update.items() if name in parameters}
     found = pseudo_gradient(moved, rate, steps, local.momentum)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from attacks.federated.rounds import Source
-from attacks.reconstruction.adaptive import adapt
-from attacks.reconstruction.gradient_inversion import invert_all
+from attacks.reconstruction.gradient_inversion import engine_options, invert_all
 from attacks.reconstruction.inversion_settings import InversionSettings, preset_settings
 from attacks.reconstruction.inversion_tasks import Task
 from attacks.reconstruction.label_steps import LocalWork
@@ -215,22 +213,13 @@ def find_layout(given: AttackInput) -> TableLayout:
 
 def _search(given: AttackInput, task: Task, layout: TableLayout) -> TableInversion:
     settings = given.settings
-    proxies = None if given.auxiliary is None else given.auxiliary.inputs
     return invert_table(
         task.models[0],
         task.gradients[0],
         layout,
-        labels=task.labels,
-        config=adapt(settings.config(), settings.defence, task.gradients[0]),
-        generator=torch.Generator().manual_seed(int(given.rng.integers(2**62))),
-        batch_size=task.batch_size,
-        proxies=proxies if proxies is not None and len(proxies) else None,
-        plan=task.plan,
-        work=task.work,
-        more=[Sight(m, g) for m, g in zip(task.models[1:], task.gradients[1:], strict=True)],
         within=settings.pool_within,
         polish=settings.polish,
-        tick=None if given.tick is None else partial(given.tick, task.name),
+        **engine_options(given, task),
     )
 
 

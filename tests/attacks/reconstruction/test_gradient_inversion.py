@@ -11,13 +11,20 @@ import pytest
 import torch
 
 from attacks.audit import audit_run
+from attacks.reconstruction.inversion_settings import preset_settings
+from attacks.reconstruction.inversion_tasks import task_of
+from attacks.reconstruction.observed import observed
 from attacks.reconstruction.optimisation.engine import invert_gradients
 from attacks.reconstruction.optimisation.presets import preset
 from attacks.reconstruction.optimisation.simulation import OneGradient
+from fl_audit.attack_spec import AttackInput
 from fl_audit.errors import InputError
-from fl_audit.game import read_truth
+from fl_audit.game import read_game, read_truth
+from fl_audit.local_training import LocalTraining
 from fl_audit.results import ReconstructionResult, UnavailableRecord
 from fl_audit.run_directory import RunDirectory
+from fl_audit.threat_model import threat_model
+from fl_audit.trace import TraceView
 from simulations.data.builtin import digits
 from simulations.models import lenet_zhu
 
@@ -220,3 +227,42 @@ def test_unavailable_is_not_silent(trap_run: Path) -> None:
     (result,) = audit_run(trap_run, attacks=[{"name": "second_order", "clients": [99]}])
     assert isinstance(result.record, UnavailableRecord)
     assert "this client sent no usable update" in result.record.reason
+
+
+def test_steps_behind_a_sum_are_those_of_each_client(run_tables: Callable[..., Path]) -> None:
+    """Two clients with three records each take two steps, not the four of one with all six."""
+    out = run_tables(
+        "sum-of-epochs",
+        federation={"clients": 2, "rounds": 1},
+        data={"examples_per_client": 3},
+        game={"members": 4},
+        model={"name": "lenet_zhu"},
+        training={"local_epochs": 2, "batch_size": 3},
+    )
+    run = RunDirectory.open(out)
+    manifest = run.read_manifest()
+    assert manifest.model is not None
+    view = TraceView(
+        run.open_trace(),
+        threat_model("curious-server"),
+        model=manifest.model.builder(trusted=True),
+        local_training=manifest.local_training,
+    )
+    settings = preset_settings("second_order")()
+    given = AttackInput(
+        view, settings, np.random.default_rng(0), auxiliary=read_game(run).auxiliary
+    )
+    (seen,) = observed(given, "sum")
+    assert seen.num_examples == 6
+    task = task_of(given, [seen])
+    assert task.work is not None
+    assert (task.work.num_examples, task.work.steps) == (3, 2)
+    name = "7.weight"
+    rate = LocalTraining().learning_rate
+    np.testing.assert_allclose(task.gradients[0][name], -seen.update[name] / (2 * rate))
+    assert "2 local steps moved the weights" in notes(attacked(out, "local_second_order"))
+
+
+def test_updates_that_were_searched_are_counted_as_tried(inversion_run: Path) -> None:
+    record = attacked(inversion_run, most_updates=2).record
+    assert (record.num_tried, record.num_targets) == (2, 2)
