@@ -375,7 +375,7 @@ def test_an_input_agrees_with_the_mask_of_its_own_signal_only() -> None:
     assert seen.agrees(inputs[1], masks[:, 1])
     assert not seen.agrees(inputs[0], masks[:, 1])
     (own,) = seen.layers
-    fewer = replace(seen, layers=(Layer(own.weight, own.bias - 0.5),))
+    fewer = replace(seen, layers=(Layer(own.weight, own.bias - 100),))
     assert not fewer.agrees(inputs[0], masks[:, 0])  # a signal where it is off
-    more = replace(seen, layers=(Layer(own.weight, own.bias + 0.5),))
+    more = replace(seen, layers=(Layer(own.weight, own.bias + 100),))
     assert not more.agrees(inputs[0], masks[:, 0])  # no signal where it is on
