@@ -234,7 +234,8 @@ def _metric(name: str) -> str:
 
 
 def _number(value: float, name: str) -> Markup:
-    """A metric's value: dB to one place, fractions to three, anything else to four digits.
+    """A metric's value: dB to one place, fractions to three, distances of features to two digits
+    (their interval must fit a phone), anything else to four digits.
 
     A "gain" is a difference of fractions, and has a sign.
     """
@@ -244,6 +245,8 @@ def _number(value: float, name: str) -> Markup:
         text = f"{value:+.3f}"
     elif name in _FRACTIONS or name.startswith(("tpr@fpr=", "auc (")):
         text = f"{value:.3f}"
+    elif name == "feature_distance":
+        text = f"{value:.2g}"
     else:
         text = f"{value:.4g}"
     return Markup(text.replace("-", "−"))
